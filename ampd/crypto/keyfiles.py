@@ -1,0 +1,184 @@
+"""Key files: made with their final mode at the first system call, never half-written.
+
+  F1  A key file has mode 0600 from the call that makes it; its folder has 0700.
+  F2  It is written beside its place, synced, and put there by link or rename, and the folder is
+      synced: after a crash there is the old file, the new one, or none.
+  F3  A node key is made once; of two programs that make it at once, both use the one that won.
+  F4  Nothing is followed through a symbolic link; a file that others may read is refused.
+
+    node.key          the CBOR map {v: 1, kind: "node", seed}
+    agents/NAME.key   {v: 1, kind: "agent", seed, fallback, mailbox, inbox: [[secret, until], ...]}
+
+`inbox` holds the X25519 secrets that mail may still be sealed to, oldest first (wire: renewed
+weekly, destroyed five weeks after their end).
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ampd.crypto.keys import OpeningKey, SigningKey, random_bytes
+from ampd.model.encoding import decode, encode
+from ampd.model.errors import Invalid, StorageError
+from ampd.model.fields import Fields
+
+MAX_INBOX_KEYS: Final = 16
+_MAX_FILE: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class InboxKey:
+    """An X25519 key that mail is sealed to until `until` (milliseconds)."""
+
+    key: OpeningKey
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentKeys:
+    """All the secrets of one agent, and the random id of its mailbox."""
+
+    signing: SigningKey
+    fallback: OpeningKey
+    mailbox: bytes
+    inbox: tuple[InboxKey, ...]
+
+    def open(self, sealed: bytes) -> bytes | None:
+        """What was sealed for this agent, newest key first; None if it was for another."""
+        for key in (*(inbox.key for inbox in reversed(self.inbox)), self.fallback):
+            opened = key.open(sealed)
+            if opened is not None:
+                return opened
+        return None
+
+
+def make_folder(path: Path) -> None:
+    """The folder `path`, ours alone (0700), or StorageError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.getuid():
+        raise StorageError(f"{path} belongs to another user", hint="choose another AMPD_HOME")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
+def node_key(path: Path) -> SigningKey:
+    """The node key in `path`; a new one if there is none (F3)."""
+    if not path.exists():
+        contents = encode({"v": 1, "kind": "node", "seed": SigningKey.generate().seed})
+        _write(path, contents, replace=False)
+    fields = _read(path, "node")
+    key = SigningKey(fields.data("seed", 32))
+    fields.done()
+    return key
+
+
+def new_agent_keys(inbox_until: int) -> AgentKeys:
+    """The secrets of a new agent, its first inbox key good until `inbox_until`."""
+    return AgentKeys(
+        SigningKey.generate(),
+        OpeningKey.generate(),
+        random_bytes(16),
+        (InboxKey(OpeningKey.generate(), inbox_until),),
+    )
+
+
+def save_agent_keys(path: Path, keys: AgentKeys, *, replace: bool) -> None:
+    """Put the secrets of an agent into `path` (F1, F2); without `replace` only if it is free."""
+    contents = encode(
+        {
+            "v": 1,
+            "kind": "agent",
+            "seed": keys.signing.seed,
+            "fallback": keys.fallback.secret,
+            "mailbox": keys.mailbox,
+            "inbox": [[inbox.key.secret, inbox.until] for inbox in keys.inbox],
+        }
+    )
+    _write(path, contents, replace=replace)
+
+
+def load_agent_keys(path: Path) -> AgentKeys:
+    """The secrets in `path`, or StorageError that says what is wrong with the file."""
+    fields = _read(path, "agent")
+    keys = AgentKeys(
+        SigningKey(fields.data("seed", 32)),
+        OpeningKey(fields.data("fallback", 32)),
+        fields.data("mailbox", 16),
+        tuple(_inbox_key(item) for item in fields.items("inbox", MAX_INBOX_KEYS)),
+    )
+    fields.done()
+    return keys
+
+
+def _inbox_key(item: object) -> InboxKey:
+    match item:
+        case [bytes(secret), int(until)] if len(secret) == 32:
+            return InboxKey(OpeningKey(secret), until)
+    raise Invalid("key file: an inbox key must be a secret and a time")
+
+
+def _read(path: Path, kind: str) -> Fields:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+                raise StorageError(f"others may read the key file {path}", hint=f"chmod 600 {path}")
+            fields = Fields(decode(file.read(_MAX_FILE)), "key file")
+        fields.version(1)
+        if fields.text("kind", 16) != kind:
+            raise Invalid(f"it is not the key of a {kind}")
+    except (OSError, Invalid) as exc:
+        raise StorageError(
+            f"cannot read the key file {path}: {exc}", hint="restore it from a backup"
+        ) from exc
+    return fields
+
+
+def _write(path: Path, contents: bytes, *, replace: bool) -> None:
+    make_folder(path.parent)
+    temporary = path.parent / f".{path.name}.{random_bytes(8).hex()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fsync(descriptor)
+            if replace:
+                temporary.replace(path)
+            else:
+                _link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise StorageError(f"cannot write the key file {path}: {exc.strerror}") from exc
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        return  # somebody made it first, and theirs counts (F3)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the entries of a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def destroy(path: Path) -> None:
+    """Remove a key file for good."""
+    try:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise StorageError(f"cannot remove the key file {path}: {exc.strerror}") from exc

@@ -1,0 +1,145 @@
+"""The operations on keys: sign, verify, seal, open, each for a stated purpose.
+
+  K1  Every signature has a context; one made for one purpose verifies for no other.
+  K2  A public key of low order, or in a non-canonical form, is refused before it is used
+      (with such a key, signatures that nobody made verify: RFC 8032, section 5.1.7; libsodium's
+      crypto_core_ed25519_is_valid_point).
+  K3  A COSE_Sign1 (RFC 9052, section 4.2) is untagged, its protected header is {1: -8 (EdDSA),
+      4: signer's key}, its unprotected header is empty; any other spelling is refused.
+  K4  What was sealed for one key opens with no other; a sealed box says nothing of its sender.
+
+Ed25519 is RFC 8032; the sealed box is libsodium's (X25519, XSalsa20-Poly1305).
+"""
+
+import functools
+from typing import Self
+
+from nacl import bindings, utils
+from nacl.exceptions import CryptoError
+
+from ampd.model.encoding import decode, encode
+from ampd.model.errors import Invalid, Refused
+from ampd.model.message import MAX_ENVELOPE
+
+# {1: -8, 4: h'32 bytes'} in its one spelling, up to the key
+_PROTECTED = bytes.fromhex("a2012704 5820".replace(" ", ""))
+
+
+class SigningKey:
+    """An Ed25519 key pair. Its secret half is never printed."""
+
+    __slots__ = ("_secret", "public")
+
+    def __init__(self, seed: bytes) -> None:
+        self.public: bytes
+        self.public, self._secret = bindings.crypto_sign_seed_keypair(seed)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new key of the system's randomness."""
+        return cls(utils.random(32))
+
+    @property
+    def seed(self) -> bytes:
+        """The 32 secret bytes that the pair is made of (RFC 8032, section 5.1.5)."""
+        return self._secret[:32]
+
+    def sign(self, context: str, message: bytes) -> bytes:
+        """64 bytes over context, a zero byte, and `message` (K1)."""
+        return bindings.crypto_sign(context.encode() + b"\0" + message, self._secret)[:64]
+
+    def sign1(self, context: str, payload: bytes) -> bytes:
+        """`payload` in a COSE_Sign1 (K3)."""
+        protected = _PROTECTED + self.public
+        to_sign = _to_be_signed(protected, context, payload)
+        signature = bindings.crypto_sign(to_sign, self._secret)[:64]
+        return encode([protected, {}, payload, signature])
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.public.hex()[:8]}...)"
+
+
+def _to_be_signed(protected: bytes, context: str, payload: bytes) -> bytes:
+    """RFC 9052, section 4.4."""
+    return encode(["Signature1", protected, context.encode(), payload])
+
+
+@functools.lru_cache(maxsize=4096)  # the check costs half a signature; keys repeat
+def check_public(key: bytes) -> bytes:
+    """`key` if it is a point of full order in its one spelling, else Refused (K2)."""
+    if len(key) != 32 or not bindings.crypto_core_ed25519_is_valid_point(key):
+        raise Refused("a public key that is no valid Ed25519 point", code="forged")
+    return key
+
+
+def verify(public: bytes, context: str, message: bytes, signature: bytes) -> None:
+    """Refused, code forged, unless `public` signed `message` in this context."""
+    _verify(check_public(public), context.encode() + b"\0" + message, signature)
+
+
+def _verify(public: bytes, message: bytes, signature: bytes) -> None:
+    try:
+        bindings.crypto_sign_open(signature + message, public)
+    except (CryptoError, ValueError, TypeError):
+        raise Refused("the signature does not hold", code="forged") from None
+
+
+def open1(data: bytes, context: str) -> tuple[bytes, bytes]:
+    """The signer's key and the payload of a COSE_Sign1 whose signature holds (K1-K3).
+
+    Invalid if it is none, Refused with code forged if the signature does not hold.
+    """
+    match decode(data, limit=MAX_ENVELOPE):
+        case [bytes(protected), {**unprotected}, bytes(payload), bytes(signature)] if (
+            not unprotected
+            and len(signature) == 64
+            and len(protected) == len(_PROTECTED) + 32
+            and protected.startswith(_PROTECTED)
+        ):
+            public = check_public(protected[len(_PROTECTED) :])
+            _verify(public, _to_be_signed(protected, context, payload), signature)
+            return public, payload
+    raise Invalid("not a COSE_Sign1 of this protocol")
+
+
+def seal(public: bytes, plaintext: bytes) -> bytes:
+    """`plaintext` for the holder of an X25519 key, from nobody in particular (K4)."""
+    try:
+        return bindings.crypto_box_seal(plaintext, public)
+    except (CryptoError, RuntimeError):
+        raise Refused("a public key that mail cannot be sealed to", code="forged") from None
+
+
+class OpeningKey:
+    """An X25519 key pair that sealed boxes are opened with."""
+
+    __slots__ = ("_secret", "public")
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self.public: bytes = bindings.crypto_scalarmult_base(secret)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new key of the system's randomness."""
+        return cls(utils.random(32))
+
+    @property
+    def secret(self) -> bytes:
+        """The 32 secret bytes."""
+        return self._secret
+
+    def open(self, sealed: bytes) -> bytes | None:
+        """What was sealed for this key; None if it was sealed for another, or altered."""
+        try:
+            return bindings.crypto_box_seal_open(sealed, self.public, self._secret)
+        except (CryptoError, ValueError, TypeError):
+            return None
+
+    def __repr__(self) -> str:
+        return f"OpeningKey({self.public.hex()[:8]}...)"
+
+
+def random_bytes(size: int) -> bytes:
+    """`size` bytes of the system's randomness."""
+    return utils.random(size)

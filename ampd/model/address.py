@@ -1,0 +1,148 @@
+"""Names and keys as people and programs write them.
+
+    address      name@domain            alice@laptop.local
+    key          52 characters of lower-case base32 without padding (RFC 4648, section 6)
+    fingerprint  SHA256: + base64 without padding of the SHA-256 of the raw public key
+    node URI     amp://KEY@HOST:PORT    where a node or a relay listens
+    contact link amp://KEY/alice@laptop.local?relay=amp://KEY@HOST:PORT
+
+An address is a name; an identity is a key. Everything is kept in lower case.
+"""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from ampd.model.errors import Invalid
+
+MAX_ADDRESS: Final = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, section 2.1
+_KEY_CHARACTERS: Final = 52
+
+
+def check_name(name: str) -> str:
+    """`name` in lower case, or Invalid."""
+    lowered = name.lower()
+    if not _NAME.fullmatch(lowered):
+        raise Invalid(
+            f"{name!r} is not an agent name",
+            hint="use 1 to 63 of a-z 0-9 - _ . that start and end with a letter or digit",
+        )
+    return lowered
+
+
+def check_domain(domain: str) -> str:
+    """`domain` in lower case, or Invalid."""
+    lowered = domain.lower()
+    if not all(_LABEL.fullmatch(label) for label in lowered.split(".")):
+        raise Invalid(f"{domain!r} is not a domain", hint="use DNS labels, e.g. laptop.local")
+    return lowered
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """`name@domain`, in lower case."""
+
+    name: str
+    domain: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The address that `text` is, or Invalid."""
+        name, at, domain = text.strip().rpartition("@")
+        if not at:
+            raise Invalid(f"{text!r} is not an address", hint="write it as name@domain")
+        address = cls(check_name(name), check_domain(domain))
+        if len(str(address)) > MAX_ADDRESS:
+            raise Invalid(f"an address of {len(str(address))} characters, over {MAX_ADDRESS}")
+        return address
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.domain}"
+
+
+def key_text(key: bytes) -> str:
+    """A public key as people see it: base32, lower case, no padding."""
+    return base64.b32encode(key).decode("ascii").rstrip("=").lower()
+
+
+def key_from_text(text: str) -> bytes:
+    """The 32 bytes of a key that `text` spells, or Invalid."""
+    try:
+        key = base64.b32decode(text.upper() + "====")
+    except ValueError:
+        key = b""
+    if len(text) != _KEY_CHARACTERS or len(key) != 32 or key_text(key) != text.lower():
+        raise Invalid(
+            f"{text[:60]!r} is not a key", hint="a key is 52 letters and digits of base32"
+        )
+    return key
+
+
+def fingerprint(key: bytes) -> str:
+    """What people compare, in the form that ssh made familiar."""
+    digest = base64.b64encode(hashlib.sha256(key).digest()).decode("ascii")
+    return f"SHA256:{digest.rstrip('=')}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUri:
+    """Where a node listens, and the key it must prove: `amp://KEY@HOST:PORT`."""
+
+    key: bytes
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The node URI that `text` is, or Invalid."""
+        hint = "write it as amp://KEY@HOST:PORT"
+        try:
+            parts = urlsplit(text.strip())
+            host, port = parts.hostname, parts.port
+        except ValueError as exc:
+            raise Invalid(f"{text!r} is not a node URI: {exc}", hint=hint) from None
+        if parts.scheme != "amp" or not host or not port or parts.path or parts.query:
+            raise Invalid(f"{text!r} is not a node URI", hint=hint)
+        return cls(key_from_text(parts.username or ""), host, port)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"amp://{key_text(self.key)}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContactLink:
+    """Who somebody is and where to reach them: `amp://KEY/ADDRESS?relay=URI`."""
+
+    key: bytes
+    address: Address
+    relays: tuple[NodeUri, ...] = ()
+    nodes: tuple[NodeUri, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The contact link that `text` is, or Invalid."""
+        hint = "write it as amp://KEY/name@domain, as `amp card` prints it"
+        try:
+            parts = urlsplit(text.strip())
+            query = parse_qsl(parts.query, strict_parsing=bool(parts.query))
+        except ValueError as exc:
+            raise Invalid(f"{text!r} is not a contact link: {exc}", hint=hint) from None
+        if parts.scheme != "amp" or not parts.netloc or not parts.path.startswith("/"):
+            raise Invalid(f"{text!r} is not a contact link", hint=hint)
+        return cls(
+            key_from_text(parts.netloc),
+            Address.parse(unquote(parts.path[1:])),
+            tuple(NodeUri.parse(value) for name, value in query if name == "relay"),
+            tuple(NodeUri.parse(value) for name, value in query if name == "node"),
+        )
+
+    def __str__(self) -> str:
+        query = [("relay", uri) for uri in self.relays] + [("node", uri) for uri in self.nodes]
+        tail = "&".join(f"{name}={quote(str(uri), safe=':/@[]')}" for name, uri in query)
+        return f"amp://{key_text(self.key)}/{self.address}" + (f"?{tail}" if tail else "")

@@ -1,0 +1,272 @@
+"""What agents write to each other, and the forms in which it is signed, sealed and answered.
+
+    Message   everything a reader is shown; encoded, it is the payload of a COSE_Sign1
+              (RFC 9052) with external_aad "ampd/message/1"
+    Letter    what is inside the seal: the signed message or receipt, and the sender's card
+    Envelope  what a carrier sees: a mailbox, an expiry, sealed bytes
+    Receipt   what the recipient's node signs (external_aad "ampd/receipt/1")
+    Delivery  what `deliver` returns: how far the envelope got
+
+Rules:
+
+  M1  A message names every recipient with its key and order number, so that nobody can pass it on
+      as if it had been sent to somebody else, and a dropped one leaves a gap.
+  M2  Times are milliseconds since 1970 in UTC; ids are UUIDv7 (RFC 9562, section 5.7).
+  M3  payload and context are JSON texts, byte for byte as the sender's node wrote them.
+  M4  A letter is padded with zeros to a bucket (Padmé: at most 12 % more, at least 512 bytes), so
+      that a carrier learns little from its size.
+  M5  An envelope is known by the BLAKE2b-256 of its sealed bytes.
+
+Not here: who may sign (crypto), who is believed (core/mailbox.py).
+"""
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from typing import Final, Self
+
+from ampd.model.address import Address
+from ampd.model.encoding import decode, encode
+from ampd.model.errors import Invalid
+from ampd.model.fields import Fields
+
+MAX_RECIPIENTS: Final = 100  # RFC 5321, section 4.5.3.1.8
+MAX_SUBJECT: Final = 256  # characters, as AMP section 04
+MAX_ENVELOPE: Final = 16 << 20  # what any setting of limits.message_bytes may allow
+PRIORITIES: Final = ("low", "normal", "high", "urgent")
+STAGES: Final = ("delivered", "read", "acked")
+_MAX_TYPE: Final = 64
+_MIN_LETTER: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One addressee: who, by which key, and the number of this message for that pair."""
+
+    address: Address
+    key: bytes
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Everything that a reader is shown; all of it is signed."""
+
+    id: bytes
+    sender: Address
+    to: tuple[Recipient, ...]
+    epoch: bytes
+    sent: int
+    expires: int
+    thread: bytes
+    in_reply_to: bytes | None = None
+    priority: str = "normal"
+    type: str = "message"
+    subject: str = ""
+    body: str = ""
+    payload: str | None = None
+    context: str | None = None
+    receipt: bool = False
+
+    def to_bytes(self) -> bytes:
+        """The bytes that are signed."""
+        return encode(
+            {
+                "v": 1,
+                "id": self.id,
+                "from": str(self.sender),
+                "to": [[str(to.address), to.key, to.order] for to in self.to],
+                "epoch": self.epoch,
+                "sent": self.sent,
+                "expires": self.expires,
+                "thread": self.thread,
+                "re": self.in_reply_to,
+                "priority": self.priority,
+                "type": self.type,
+                "subject": self.subject,
+                "body": self.body,
+                "payload": self.payload,
+                "context": self.context,
+                "receipt": self.receipt,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The message that `data` spells, or Invalid."""
+        fields = Fields(decode(data, limit=MAX_ENVELOPE), "message")
+        fields.version(1)
+        message = cls(
+            id=fields.data("id", 16),
+            sender=Address.parse(fields.text("from", 254)),
+            to=tuple(_recipient(item) for item in fields.items("to", MAX_RECIPIENTS)),
+            epoch=fields.data("epoch", 8),
+            sent=fields.integer("sent"),
+            expires=fields.integer("expires"),
+            thread=fields.data("thread", 16),
+            in_reply_to=fields.optional_data("re", 16),
+            priority=fields.text("priority", 16),
+            type=fields.text("type", _MAX_TYPE, empty=False),
+            subject=fields.text("subject", MAX_SUBJECT),
+            body=fields.text("body", MAX_ENVELOPE),
+            payload=fields.optional_text("payload", MAX_ENVELOPE),
+            context=fields.optional_text("context", MAX_ENVELOPE),
+            receipt=fields.boolean("receipt"),
+        )
+        fields.done()
+        if not message.to or message.priority not in PRIORITIES:
+            raise Invalid("message: no recipient, or a priority that is not known")
+        return message
+
+
+def _recipient(item: object) -> Recipient:
+    match item:
+        case [str(address), bytes(key), int(order)] if len(key) == 32 and 0 < order < 1 << 62:
+            return Recipient(Address.parse(address), key, order)
+    raise Invalid("message: a recipient must be an address, a key and an order number")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a message got to a stage, signed by the key it was addressed to."""
+
+    message: bytes  # its id
+    digest: bytes  # BLAKE2b-256 of the signed message as it came
+    recipient: Address
+    sender: Address
+    stage: str
+    at: int
+
+    def to_bytes(self) -> bytes:
+        """The bytes that are signed."""
+        return encode(
+            {
+                "v": 1,
+                "id": self.message,
+                "digest": self.digest,
+                "recipient": str(self.recipient),
+                "sender": str(self.sender),
+                "stage": self.stage,
+                "at": self.at,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The receipt that `data` spells, or Invalid."""
+        fields = Fields(decode(data), "receipt")
+        fields.version(1)
+        receipt = cls(
+            message=fields.data("id", 16),
+            digest=fields.data("digest", 32),
+            recipient=Address.parse(fields.text("recipient", 254)),
+            sender=Address.parse(fields.text("sender", 254)),
+            stage=fields.text("stage", 16),
+            at=fields.integer("at"),
+        )
+        fields.done()
+        if receipt.stage not in STAGES:
+            raise Invalid(f"receipt: the stage {receipt.stage!r} is not known")
+        return receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What is inside the seal. `kind` is "message" or "receipt", `signed` a COSE_Sign1."""
+
+    kind: str
+    signed: bytes
+    card: bytes  # the sender's signed card, so that the reader can answer
+
+    def to_bytes(self) -> bytes:
+        """Length, content, zeros up to the bucket (M4)."""
+        content = encode({"v": 1, "kind": self.kind, "signed": self.signed, "card": self.card})
+        size = 4 + len(content)
+        return len(content).to_bytes(4, "big") + content + bytes(_bucket(size) - size)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The letter that `data` spells, or Invalid."""
+        end = 4 + int.from_bytes(data[:4], "big")
+        if len(data) < 4 or end > len(data) or data.count(0, end) != len(data) - end:
+            raise Invalid("letter: its length or its padding is wrong")
+        fields = Fields(decode(data[4:end], limit=MAX_ENVELOPE), "letter")
+        fields.version(1)
+        letter = cls(
+            kind=fields.text("kind", 16),
+            signed=fields.some_data("signed", MAX_ENVELOPE),
+            card=fields.some_data("card", 16384),
+        )
+        fields.done()
+        return letter
+
+
+def _bucket(size: int) -> int:
+    """Padmé (Nikitin and others, 2019): keep as many leading bits as the length's length needs."""
+    if size <= _MIN_LETTER:
+        return _MIN_LETTER
+    exponent = size.bit_length() - 1
+    mask = (1 << (exponent - exponent.bit_length())) - 1
+    return (size + mask) & ~mask
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What travels: sealed bytes for a mailbox, until an expiry."""
+
+    mailbox: bytes
+    expires: int
+    sealed: bytes
+
+    @property
+    def id(self) -> bytes:
+        """BLAKE2b-256 of the sealed bytes (M5)."""
+        return digest(self.sealed)
+
+    def to_wire(self) -> list[object]:
+        """As a member of a session's word or of a record."""
+        return [self.mailbox, self.expires, self.sealed]
+
+    @classmethod
+    def from_wire(cls, value: object) -> Self:
+        """The envelope that `value` is, or Invalid."""
+        match value:
+            case [bytes(mailbox), int(expires), bytes(sealed)] if (
+                len(mailbox) == 16 and 0 <= expires < 1 << 62 and len(sealed) <= MAX_ENVELOPE
+            ):
+                return cls(mailbox, expires, sealed)
+        raise Invalid("an envelope must be a mailbox, an expiry and sealed bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How far an envelope got: `delivered` (with the signed receipt) or `relayed` (b"")."""
+
+    status: str
+    receipt: bytes = b""
+
+
+def digest(data: bytes) -> bytes:
+    """BLAKE2b-256 (RFC 7693)."""
+    return hashlib.blake2b(data, digest_size=32).digest()
+
+
+def new_id(now: int, chance: bytes) -> bytes:
+    """A UUIDv7 of the time `now` and 10 random bytes (RFC 9562, section 5.7)."""
+    raw = bytearray((now & 0xFFFFFFFFFFFF).to_bytes(6, "big") + chance[:10])
+    raw[6] = (raw[6] & 0x0F) | 0x70
+    raw[8] = (raw[8] & 0x3F) | 0x80
+    return bytes(raw)
+
+
+def id_text(identifier: bytes) -> str:
+    """An id as people and programs see it."""
+    return str(uuid.UUID(bytes=identifier))
+
+
+def id_from_text(text: str) -> bytes:
+    """The 16 bytes of an id, or Invalid."""
+    try:
+        return uuid.UUID(text).bytes
+    except ValueError:
+        raise Invalid(f"{text[:60]!r} is not a message id") from None
