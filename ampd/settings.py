@@ -1,0 +1,199 @@
+"""The sections of config.toml: every key, its default, what it may be, what it is read as.
+
+One dataclass a section, one field a key. A section made without arguments holds the
+defaults, so `Peer()` is what an empty config.toml means.
+
+Not here: where a value comes from, and which place an error names (config.py).
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+import reprlib
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from ampd.model.address import NodeUri, check_domain
+from ampd.model.errors import Invalid
+
+Endpoint = tuple[str, int]  # (host, port), as socket.bind takes it; port 0: the system picks one
+
+MAX_DOMAIN: Final = 252  # characters: an address has 254, and "a@" before its domain
+MAX_MESSAGE: Final = 4 << 20  # bytes: in base64 and JSON it still fits the socket's 8 MiB line
+
+
+def expected(what: str, value: object, *, hint: str = "") -> Invalid:
+    """The error for a value that is not `what`; the value is shown shortened and escaped."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = 80
+    return Invalid(f"expected {what}, not {shown.repr(value)}", hint=hint)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint for a word that is none of `known`."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+# Readers: from a value of the right shape to what the daemon uses, or Invalid.
+
+
+def default_domain(hostname: str) -> str:
+    """This host's name as a domain: its first label, made a DNS label, and `.local`."""
+    label = re.sub(r"[^a-z0-9-]+", "-", hostname.lower().partition(".")[0])
+    return f"{label.strip('-')[:63].rstrip('-') or 'localhost'}.local"
+
+
+def _domain(text: str) -> str:
+    if len(text) > MAX_DOMAIN:
+        raise expected(f"a domain of at most {MAX_DOMAIN} characters", text)
+    return check_domain(text)
+
+
+def _node_domain(text: str) -> str:
+    return _domain(text) if text else default_domain(socket.gethostname())
+
+
+def _endpoint(text: str) -> Endpoint | None:
+    """`HOST:PORT` or `[IPv6]:PORT`; None for "": off."""
+    if not text:
+        return None
+    what = 'HOST:PORT, [IPV6]:PORT or "" for off'
+    match = re.fullmatch(
+        r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})", text
+    )
+    if not match or int(match["port"]) > 65535:
+        raise expected(what, text)
+    try:
+        if match["six"]:
+            ipaddress.IPv6Address(match["six"])
+        elif re.fullmatch(r"[0-9.]+", match["host"]):
+            ipaddress.IPv4Address(match["host"])
+        else:
+            check_domain(match["host"])
+    except (ValueError, Invalid):
+        raise expected(what, text) from None
+    return match["six"] or match["host"], int(match["port"])
+
+
+def _nodes(texts: list[str]) -> tuple[NodeUri, ...]:
+    return tuple(NodeUri.parse(text) for text in texts)
+
+
+def _names(texts: list[str]) -> tuple[str, ...]:
+    if not all(texts):
+        raise expected("names of interfaces", texts)
+    return tuple(texts)
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise expected(" or ".join(words), text, hint=did_you_mean(text, list(words)))
+        return text
+
+    return read
+
+
+def _file(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    if not path.is_absolute():
+        raise expected('an absolute path, one that begins with ~/, or ""', text)
+    return path
+
+
+def _urls(table: dict[str, str]) -> Mapping[str, str]:
+    for domain, url in table.items():
+        check_domain(domain)
+        try:
+            parts = urlsplit(url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound:
+            raise expected("http://HOST:PORT or https://HOST:PORT", url)
+    return MappingProxyType({domain.lower(): url for domain, url in table.items()})
+
+
+def _message_bytes(number: int) -> int:
+    if not 1024 <= number <= MAX_MESSAGE:  # under 1 KiB no signed message fits
+        raise expected(f"1024 to {MAX_MESSAGE} bytes", number)
+    return number
+
+
+def _setting(default: object, read: Callable[[Any], object]) -> Any:
+    """A key of config.toml: its default as it would stand there, and its reader."""
+    return field(
+        default_factory=lambda: read(default), metadata={"shape": type(default), "read": read}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Who this node is."""
+
+    domain: str = _setting("", _node_domain)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Sessions with other nodes."""
+
+    listen: Endpoint | None = _setting("0.0.0.0:4160", _endpoint)
+    static: tuple[NodeUri, ...] = _setting([], _nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """How nodes on this network are found."""
+
+    mdns: bool = _setting(True, bool)
+    interfaces: tuple[str, ...] = _setting([], _names)
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Who keeps mail for us while we are away, tried in order."""
+
+    servers: tuple[NodeUri, ...] = _setting([], _nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What becomes of mail from somebody new."""
+
+    unknown_senders: str = _setting("accept", _one_of("accept", "quarantine", "reject"))
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The HTTP interfaces for AMP and AMTP."""
+
+    listen: Endpoint | None = _setting("", _endpoint)
+    amp_domain: str = _setting("aimaestro.local", _domain)
+    amtp_domain: str = _setting("localhost", _domain)
+    admin_keys: Path | None = _setting("", _file)
+    resolve: Mapping[str, str] = _setting({}, _urls)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one message may take."""
+
+    message_bytes: int = _setting(524288, _message_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """How much is logged, and in which form."""
+
+    level: str = _setting("info", _one_of("debug", "info", "warning", "error"))
+    format: str = _setting("auto", _one_of("auto", "text", "journald", "json"))
