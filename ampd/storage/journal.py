@@ -1,0 +1,415 @@
+"""This module is the journal: how records last.
+
+One folder of segments (frames.py has their bytes, survey.py what they say together),
+each named by the number of its first record, and one `reserve` (reserve.py). Records
+are numbered from 1 without gaps. Promises, each tested by name in tests/storage/
+test_journal.py and tests/faults/test_journal_*.py:
+
+  J1   After sync() every appended record survives SIGKILL and power loss.
+  J2   After a crash every synced record is there, unaltered, in order and under its
+       number. Of what was not synced any part may be there, whole records only: what
+       must live or die together goes into one payload.
+  J3   What open() shows is durable before it is shown.
+  J4   A flipped bit, or any damage, costs at most the records that it touches; it is
+       reported with segment, offset, size and numbers; no altered record is returned.
+  J5   A torn tail is told apart from damage and cut off (recovery.py).
+  J6   Whoever changes, removes or reorders records without the key is found out, also
+       when all checksums were made again. A cut end shows against a checkpoint.
+  J7   append() is all or nothing in this process: after an error the file is as before.
+  J8   After a failed sync nothing is acknowledged and nothing written until reopen(),
+       which drops what was not synced. A sync is never tried twice.
+  J9   A full disk refuses ordinary records; urgent ones still find the reserve. There is
+       nothing to do when room comes back.
+  J10  Compaction loses nothing, brings nothing back, leaves the chain verifiable, and a
+       crash in it leaves the old segment or the new one.
+  J11  open() with a checkpoint reads what lies behind it, however long the journal is.
+  J12  A number is never given out twice, once it was synced.
+
+One thread writes (append, sync, compact, reopen). read(), scan() and check() may run
+in others at the same time: they see what was synced.
+
+Not here: what records mean, group commit, the lock on the folder (store.py, daemon.py).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from ampd.model.errors import Invalid, StorageError
+from ampd.storage.disk import Disk
+from ampd.storage.frames import (
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    OVERHEAD,
+    UNPROVED,
+    Codec,
+    Frame,
+    payload,
+)
+from ampd.storage.recovery import recover, segment_path
+from ampd.storage.reserve import RESERVE, Reserve, is_full
+from ampd.storage.survey import Checkpoint, Damage, DamagedRecord, Position, Record, Survey
+
+SEGMENT_BYTES: Final = 8 << 20  # read at once by scan and compaction: the memory they may take
+_READ_AHEAD: Final = 4096  # most records are smaller, so most reads are one system call
+
+__all__ = ["Checkpoint", "Damage", "DamagedRecord", "Journal", "Position", "Record", "Report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What check() found: every byte of every segment was read."""
+
+    ok: bool
+    segments: int
+    records: int
+    size_bytes: int
+    damage: list[Damage]
+
+
+class Journal:
+    """An open journal. Attributes beside the methods:
+
+    damage: all damage found since it was opened, in the order it was found.
+    torn: what recovery cut off or filled at open: records that nobody was told of.
+    checkpoint_held: whether the checkpoint given to open() fits the files.
+    """
+
+    def __init__(  # noqa: PLR0913 - built by open() only
+        self,
+        disk: Disk,
+        folder: Path,
+        codec: Codec,
+        *,
+        limit: int,
+        reserve: Reserve,
+        after: Checkpoint | None,
+    ) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._codec = codec
+        self._limit = limit
+        self._reserve = reserve
+        self._fd = -1
+        self._broken = ""
+        found = recover(disk, folder, codec, after)
+        self.damage = found.damage
+        self.torn = found.torn
+        self.checkpoint_held = found.held
+        self._anchor = after if found.held else None
+        self._segments = tuple(found.segments)
+        self._sealed_bytes = sum(
+            disk.size(segment_path(folder, s)) for s in self._segments if s != self._active
+        )
+        self._written = self._synced = found.end
+        if found.fresh:
+            self._sealed_bytes += found.end.position.offset
+            self._begin()
+        else:
+            self._fd = disk.open(self._path)
+
+    @classmethod
+    def open(  # noqa: PLR0913 - two facts, the rest have defaults
+        cls,
+        directory: Path,
+        key: bytes,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        after: Checkpoint | None = None,
+        reserve_bytes: int = RESERVE,
+        disk: Disk | None = None,
+    ) -> Self:
+        """Recover the journal of the folder, or begin one; `key` is 16 to 64 secret bytes.
+
+        With `after`, a checkpoint that the caller kept, only what lies behind it is read
+        (J11). Raises StorageError when the files cannot be read or the key does not fit.
+        """
+        if not 16 <= len(key) <= 64:
+            raise Invalid(f"a journal's key has 16 to 64 bytes, not {len(key)}")
+        disk = disk or Disk()
+        try:
+            disk.make_folder(directory)
+            reserve = Reserve(disk, directory, reserve_bytes)
+            journal = cls(
+                disk, directory, Codec(key), limit=segment_bytes, reserve=reserve, after=after
+            )
+            reserve.hold()
+        except OSError as exc:
+            raise StorageError(
+                f"the journal {directory} cannot be opened: {exc}",
+                hint="check the disk, and who owns the folder",
+            ) from exc
+        return journal
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The state after the last synced record: keep it, and give it to open()."""
+        return self._synced
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all segments; the reserve is not counted."""
+        return self._sealed_bytes + self._written.position.offset
+
+    @property
+    def full(self) -> bool:
+        """Whether ordinary records were refused and would be again without more room."""
+        return not self._reserve.held
+
+    def append(self, payloads: Sequence[bytes], *, urgent: bool = False) -> list[Record]:
+        """Write the records; they last once sync() returned. All or nothing (J7).
+
+        `urgent` ones may use the reserve. Raises StorageError: nothing was kept.
+        """
+        self._must_work()
+        for body in payloads:
+            if len(body) > MAX_PAYLOAD:
+                raise Invalid(f"a record has at most {MAX_PAYLOAD} bytes, not {len(body)}")
+        if not payloads:
+            return []
+        try:
+            if not urgent and not self._reserve.hold():
+                raise self._full()
+            try:
+                return self._append(payloads)
+            except OSError as exc:
+                if not (urgent and is_full(exc) and self._reserve.release()):
+                    raise
+            return self._append(payloads)
+        except OSError as exc:
+            if is_full(exc):
+                raise self._full() from exc
+            raise StorageError(
+                f"the journal cannot be written: {exc}", hint="check the disk of the data folder"
+            ) from exc
+
+    def sync(self) -> None:
+        """Everything appended is durable when this returns (J1).
+
+        Raises StorageError: nothing since the last sync may be acknowledged (J8).
+        """
+        self._must_work()
+        if self._written == self._synced:
+            return
+        self._sync(self._fd)
+        self._synced = self._written
+
+    def reopen(self) -> None:
+        """Go on after a failed sync: what was not synced is cut off, durably (J8).
+
+        Raises StorageError when the disk still fails; it may be called again.
+        """
+        if self._fd >= 0:
+            self._disk.close(self._fd)
+            self._fd = -1
+        try:
+            self._disk.sync_folder(self._folder)
+            self._fd = self._disk.open(self._path)
+            self._disk.truncate(self._fd, self._synced.position.offset)
+            self._disk.sync(self._fd)
+        except OSError as exc:
+            self._broken = str(exc)
+            raise StorageError(
+                f"the journal cannot be opened again: {exc}", hint="check the disk"
+            ) from exc
+        self._written = self._synced
+        self._broken = ""
+
+    def read(self, position: Position, seq: int) -> bytes:
+        """The payload of the record, proved; raises DamagedRecord.
+
+        A position from before a compaction is looked up again, which takes longer.
+        """
+        path = segment_path(self._folder, position.segment)
+        try:
+            found = self._read_at(path, position.offset, seq)
+            if isinstance(found, bytes):
+                return found
+            data = self._disk.read(path, 0, self._disk.size(path))
+        except OSError as exc:
+            raise DamagedRecord(
+                Damage(position.segment, position.offset, 0, seq, seq, str(exc))
+            ) from exc
+        survey = Survey(self._codec, position.segment - 1, None, lambda _: None)
+        for frame in survey.segment(position.segment, data, None):
+            if frame.seq == seq and not frame.gap:
+                return payload(data, frame)
+        raise DamagedRecord(Damage(position.segment, position.offset, 0, seq, seq, found))
+
+    def scan(self, after: int = 0) -> Iterator[Record]:
+        """The synced records with numbers above `after`, in order.
+
+        Damage is stepped over and added to `damage` (J4).
+        """
+        segment = 0
+        survey = Survey(self._codec, 0, None, self._note)
+        for first, frame, data in self._walk(survey, after):
+            if frame.last <= after or frame.gap:
+                continue
+            segment = first
+            yield Record(frame.seq, payload(data, frame), Position(segment, frame.offset))
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> Report:
+        """Read and prove every byte that was synced; `progress` hears bytes done and in all."""
+        damage: list[Damage] = []
+        records = done = 0
+        seen = 0
+        total = self.size_bytes
+        survey = Survey(self._codec, 0, None, damage.append)
+        for first, frame, data in self._walk(survey, 0):
+            records += not frame.gap
+            if first != seen:
+                seen, done = first, done + len(data)
+                if progress is not None:
+                    progress(done, total)
+        damage.extend(d for d in self.damage if d.size == 0 and d not in damage)
+        return Report(not damage, len(self._segments), records, total, damage)
+
+    def close(self) -> None:
+        """Sync what was appended, and let the files go."""
+        try:
+            if not self._broken:
+                self.sync()
+        finally:
+            if self._fd >= 0:
+                self._disk.close(self._fd)
+            self._fd, self._broken = -1, "it was closed"
+
+    @property
+    def _active(self) -> int:
+        return self._segments[-1] if self._segments else 0
+
+    @property
+    def _path(self) -> Path:
+        return segment_path(self._folder, self._active)
+
+    def _must_work(self) -> None:
+        if self._broken:
+            raise StorageError(
+                f"the journal takes nothing more: {self._broken}",
+                hint="check the disk, then restart ampd",
+            )
+
+    def _full(self) -> StorageError:
+        return StorageError(
+            "the disk is full: new mail is refused until there is room",
+            hint=f"free space on the disk of {self._folder}; ampd goes on by itself",
+        )
+
+    def _note(self, damage: Damage) -> None:
+        if damage not in self.damage:
+            self.damage.append(damage)
+
+    def _append(self, payloads: Sequence[bytes]) -> list[Record]:
+        size = sum(map(len, payloads)) + OVERHEAD * len(payloads)
+        if HEADER_SIZE < self._written.position.offset > self._limit - size:
+            self._rotate()
+        records: list[Record] = []
+        parts: list[bytes] = []
+        seq, chain = self._written.seq, self._written.chain
+        segment, start = self._written.position.segment, self._written.position.offset
+        synced, at = self._synced.seq, start
+        for body in payloads:
+            seq += 1
+            frame, chain = self._codec.record(seq, synced, chain, body)
+            records.append(Record(seq, body, Position(segment, at)))
+            parts.append(frame)
+            at += len(frame)
+        self._write(b"".join(parts), start)
+        self._written = Checkpoint(seq, Position(segment, at), chain)
+        return records
+
+    def _write(self, data: bytes, start: int) -> None:
+        try:
+            if self._disk.write(self._fd, data, start) != len(data):
+                # The kernel took a part: there is no room for the rest, whatever the reason.
+                raise OSError(28, "No space left on device")
+        except OSError:
+            try:
+                self._disk.truncate(self._fd, start)
+            except OSError as exc:
+                self._broken = f"a failed write could not be taken back ({exc})"
+            raise
+
+    def _sync(self, fd: int) -> None:
+        try:
+            self._disk.sync(fd)
+        except OSError as exc:
+            self._broken = f"a sync failed ({exc})"
+            raise StorageError(
+                f"the disk did not take what was written: {exc}",
+                hint="check the disk; ampd acknowledges nothing until the journal was read again",
+            ) from exc
+
+    def _rotate(self) -> None:
+        self.sync()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the segment of the next number; it counts once its entry is durable."""
+        state = self._synced
+        first = state.seq + 1
+        path = segment_path(self._folder, first)
+        fd = self._disk.create(path)
+        try:
+            header = self._codec.header(first, state.chain)
+            if self._disk.write(fd, header, 0) != len(header):
+                raise OSError(28, "No space left on device")
+            self._durable(fd)
+        except (OSError, StorageError):
+            self._disk.close(fd)
+            with suppress(OSError):  # recovery takes it away (R5)
+                self._disk.unlink(path)
+            raise
+        if self._fd >= 0:
+            self._disk.close(self._fd)
+            self._sealed_bytes += state.position.offset
+        self._fd = fd
+        self._segments = (*self._segments, first)
+        self._written = Checkpoint(state.seq, Position(first, HEADER_SIZE), state.chain)
+        self._synced = self._written
+
+    def _durable(self, fd: int) -> None:
+        self._sync(fd)
+        try:
+            self._disk.sync_folder(self._folder)
+        except OSError as exc:
+            self._broken = f"a sync of the folder failed ({exc})"
+            raise
+
+    def _read_at(self, path: Path, offset: int, seq: int) -> bytes | str:
+        data = self._disk.read(path, offset, _READ_AHEAD)
+        head = self._codec.head(data, 0)
+        if head is None or head[0] != seq:
+            return UNPROVED
+        if head[1] > len(data):
+            data = self._disk.read(path, offset, head[1])
+        found = self._codec.prove(data[: head[1]], 0, seq - 1)
+        return payload(data, found) if isinstance(found, Frame) else found
+
+    def _walk(self, survey: Survey, after: int) -> Iterator[tuple[int, Frame, bytes]]:
+        """The frames of the segments that can hold numbers above `after`, up to the synced end."""
+        end = self._synced
+        segments = [s for s in self._segments if s <= end.position.segment]
+        at = max((i for i, s in enumerate(segments) if s <= after + 1), default=0)
+        anchor = self._anchor
+        if at == 0 and segments[0] > 1:
+            survey.seq = 0
+        for i, first in enumerate(segments[at:], at):
+            until = segments[i + 1] if i + 1 < len(segments) else end.seq + 1
+            path = segment_path(self._folder, first)
+            size = end.position.offset if i + 1 == len(segments) else self._disk.size(path)
+            start = 0
+            if anchor and i == at and first == anchor.position.segment and after >= anchor.seq:
+                start = anchor.position.offset
+                survey.seq, survey.chain = anchor.seq, anchor.chain
+            data = bytes(start) + self._disk.read(path, start, size - start)
+            frames = (
+                survey.frames(first, data, start, until)
+                if start
+                else survey.segment(first, data, until)
+            )
+            for frame in frames:
+                yield first, frame, data
