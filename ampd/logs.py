@@ -199,15 +199,14 @@ class _Formatter(logging.Formatter):
 class _Journal(logging.StreamHandler[TextIO]):
     """To journald; what it does not take, as text to the stream (LOG4)."""
 
-    def __init__(self, stream: TextIO, path: str = JOURNAL_SOCKET) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)  # a journald that stands still must not stop the daemon
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._socket.sendto(as_journal(record), self._path)
+            self._socket.sendto(as_journal(record), JOURNAL_SOCKET)
         except OSError:
             super().emit(record)
 
