@@ -31,29 +31,31 @@ in others at the same time: they see what was synced.
 Not here: what records mean, group commit, the lock on the folder (store.py, daemon.py).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self
 
 from ampd.model.errors import Invalid, StorageError
+from ampd.storage.compaction import replace, rewritten
 from ampd.storage.disk import Disk
 from ampd.storage.frames import (
     HEADER_SIZE,
     MAX_PAYLOAD,
     OVERHEAD,
-    UNPROVED,
     Codec,
     Frame,
     payload,
 )
+from ampd.storage.reading import Reader
 from ampd.storage.recovery import recover, segment_path
 from ampd.storage.reserve import RESERVE, Reserve, is_full
 from ampd.storage.survey import Checkpoint, Damage, DamagedRecord, Position, Record, Survey
 
 SEGMENT_BYTES: Final = 8 << 20  # read at once by scan and compaction: the memory they may take
-_READ_AHEAD: Final = 4096  # most records are smaller, so most reads are one system call
+WORTH_IT: Final = 0.5  # half dead: each byte that is copied wins at least one
 
 __all__ = ["Checkpoint", "Damage", "DamagedRecord", "Journal", "Position", "Record", "Report"]
 
@@ -90,6 +92,7 @@ class Journal:
         self._disk = disk
         self._folder = folder
         self._codec = codec
+        self._reader = Reader(disk, folder, codec)
         self._limit = limit
         self._reserve = reserve
         self._fd = -1
@@ -101,11 +104,12 @@ class Journal:
         self._anchor = after if found.held else None
         self._segments = tuple(found.segments)
         self._sealed_bytes = sum(
-            disk.size(segment_path(folder, s)) for s in self._segments if s != self._active
+            disk.size(segment_path(folder, s))
+            for s in self._segments
+            if found.fresh or s != self._active
         )
         self._written = self._synced = found.end
         if found.fresh:
-            self._sealed_bytes += found.end.position.offset
             self._begin()
         else:
             self._fd = disk.open(self._path)
@@ -222,40 +226,22 @@ class Journal:
 
         A position from before a compaction is looked up again, which takes longer.
         """
-        path = segment_path(self._folder, position.segment)
-        try:
-            found = self._read_at(path, position.offset, seq)
-            if isinstance(found, bytes):
-                return found
-            data = self._disk.read(path, 0, self._disk.size(path))
-        except OSError as exc:
-            raise DamagedRecord(
-                Damage(position.segment, position.offset, 0, seq, seq, str(exc))
-            ) from exc
-        survey = Survey(self._codec, position.segment - 1, None, lambda _: None)
-        for frame in survey.segment(position.segment, data, None):
-            if frame.seq == seq and not frame.gap:
-                return payload(data, frame)
-        raise DamagedRecord(Damage(position.segment, position.offset, 0, seq, seq, found))
+        return self._reader.read(position, seq)
 
     def scan(self, after: int = 0) -> Iterator[Record]:
         """The synced records with numbers above `after`, in order.
 
         Damage is stepped over and added to `damage` (J4).
         """
-        segment = 0
         survey = Survey(self._codec, 0, None, self._note)
         for first, frame, data in self._walk(survey, after):
-            if frame.last <= after or frame.gap:
-                continue
-            segment = first
-            yield Record(frame.seq, payload(data, frame), Position(segment, frame.offset))
+            if frame.last > after and not frame.gap:
+                yield Record(frame.seq, payload(data, frame), Position(first, frame.offset))
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> Report:
         """Read and prove every byte that was synced; `progress` hears bytes done and in all."""
         damage: list[Damage] = []
-        records = done = 0
-        seen = 0
+        records = done = seen = 0
         total = self.size_bytes
         survey = Survey(self._codec, 0, None, damage.append)
         for first, frame, data in self._walk(survey, 0):
@@ -264,8 +250,35 @@ class Journal:
                 seen, done = first, done + len(data)
                 if progress is not None:
                     progress(done, total)
-        damage.extend(d for d in self.damage if d.size == 0 and d not in damage)
         return Report(not damage, len(self._segments), records, total, damage)
+
+    def compact(
+        self,
+        dead: Callable[[int], bool],
+        *,
+        share: float = WORTH_IT,
+        segments: Collection[int] | None = None,
+    ) -> dict[int, Position]:
+        """Rewrite the segments of which at least `share` is dead; where each live record is now.
+
+        `segments` limits it to these (the last one is never rewritten). What was done before
+        an error is returned; raises StorageError when nothing could be done (J10).
+        """
+        self._must_work()
+        moved: dict[int, Position] = {}
+        for first, until in pairwise(self._segments):
+            if segments is not None and first not in segments:
+                continue
+            try:
+                live = self._compact(first, until, dead, share)
+            except OSError as exc:
+                if moved:
+                    break
+                raise StorageError(
+                    f"segment {first} cannot be compacted: {exc}", hint="free some space"
+                ) from exc
+            moved.update((seq, Position(first, offset)) for seq, offset in live.items())
+        return moved
 
     def close(self) -> None:
         """Sync what was appended, and let the files go."""
@@ -299,8 +312,23 @@ class Journal:
         )
 
     def _note(self, damage: Damage) -> None:
-        if damage not in self.damage:
+        key = (damage.segment, damage.offset, damage.first_seq, damage.last_seq)
+        if all(key != (d.segment, d.offset, d.first_seq, d.last_seq) for d in self.damage):
             self.damage.append(damage)
+
+    def _compact(
+        self, first: int, until: int, dead: Callable[[int], bool], share: float
+    ) -> dict[int, int]:
+        path = segment_path(self._folder, first)
+        data = self._disk.read(path, 0, self._disk.size(path))
+        new = rewritten(self._codec, first, data, until, dead=dead, share=share)
+        if new is None:
+            return {}
+        if self._anchor and self._anchor.position.segment == first:
+            self._anchor = None
+        replace(self._disk, path, new[0])
+        self._sealed_bytes -= len(data) - len(new[0])
+        return new[1]
 
     def _append(self, payloads: Sequence[bytes]) -> list[Record]:
         size = sum(map(len, payloads)) + OVERHEAD * len(payloads)
@@ -377,39 +405,8 @@ class Journal:
             self._disk.sync_folder(self._folder)
         except OSError as exc:
             self._broken = f"a sync of the folder failed ({exc})"
-            raise
-
-    def _read_at(self, path: Path, offset: int, seq: int) -> bytes | str:
-        data = self._disk.read(path, offset, _READ_AHEAD)
-        head = self._codec.head(data, 0)
-        if head is None or head[0] != seq:
-            return UNPROVED
-        if head[1] > len(data):
-            data = self._disk.read(path, offset, head[1])
-        found = self._codec.prove(data[: head[1]], 0, seq - 1)
-        return payload(data, found) if isinstance(found, Frame) else found
+            raise StorageError(f"the folder of the journal was not synced: {exc}") from exc
 
     def _walk(self, survey: Survey, after: int) -> Iterator[tuple[int, Frame, bytes]]:
-        """The frames of the segments that can hold numbers above `after`, up to the synced end."""
-        end = self._synced
-        segments = [s for s in self._segments if s <= end.position.segment]
-        at = max((i for i, s in enumerate(segments) if s <= after + 1), default=0)
-        anchor = self._anchor
-        if at == 0 and segments[0] > 1:
-            survey.seq = 0
-        for i, first in enumerate(segments[at:], at):
-            until = segments[i + 1] if i + 1 < len(segments) else end.seq + 1
-            path = segment_path(self._folder, first)
-            size = end.position.offset if i + 1 == len(segments) else self._disk.size(path)
-            start = 0
-            if anchor and i == at and first == anchor.position.segment and after >= anchor.seq:
-                start = anchor.position.offset
-                survey.seq, survey.chain = anchor.seq, anchor.chain
-            data = bytes(start) + self._disk.read(path, start, size - start)
-            frames = (
-                survey.frames(first, data, start, until)
-                if start
-                else survey.segment(first, data, until)
-            )
-            for frame in frames:
-                yield first, frame, data
+        end = self._synced  # taken before the segments: none of those it names is missing then
+        return self._reader.walk(survey, self._segments, end, after=after, anchor=self._anchor)

@@ -75,8 +75,9 @@ def recover(disk: Disk, folder: Path, codec: Codec, after: Checkpoint | None) ->
     found.held = held
     if after is not None and found.end.seq < after.seq:  # R4
         at = found.end.position
+        rest = disk.size(segment_path(folder, at.segment)) - at.offset if segments else 0
         lost = (found.end.seq + 1, after.seq)
-        found.damage.append(Damage(at.segment, at.offset, 0, *lost, LOST_END))
+        found.damage.append(Damage(at.segment, at.offset, rest, *lost, LOST_END))
         found.end, found.fresh = Checkpoint(after.seq, at, after.chain), True
     for name in names:
         if name.endswith(UNFINISHED):  # a compaction that was not renamed: the old file counts
@@ -88,7 +89,8 @@ def recover(disk: Disk, folder: Path, codec: Codec, after: Checkpoint | None) ->
 def _unborn(disk: Disk, path: Path, codec: Codec) -> bool:
     if disk.size(path) > HEADER_SIZE:
         return False
-    return isinstance(codec.prove_header(disk.read(path, 0, HEADER_SIZE)), str)
+    header = codec.prove_header(disk.read(path, 0, HEADER_SIZE))
+    return isinstance(header, str) and header != FORGED  # R6
 
 
 def _holds(disk: Disk, folder: Path, codec: Codec, segments: list[int], after: Checkpoint) -> bool:
@@ -149,19 +151,23 @@ class _Last:
         return found
 
     def _survey(self, size: int) -> tuple[bytes, list[Frame], Survey]:
+        header = prove_header(self._codec, self._disk.read(self._path, 0, HEADER_SIZE))
         if self._after:
             start = self._after.position.offset
             data = bytes(start) + self._disk.read(self._path, start, size - start)
             survey = Survey(self._codec, self._after.seq, self._after.chain, self._noted.append)
-            return data, list(survey.frames(self._first, data, start, None)), survey
-        data = self._disk.read(self._path, 0, size)
-        survey = Survey(self._codec, self._first - 1, None, self._noted.append)
-        frames = list(survey.segment(self._first, data, None))
-        if not frames and prove_header(self._codec, data) == FORGED:  # R6
-            raise StorageError(
-                f"the journal {self._path.parent} was written with another key",
-                hint="restore the key file that belongs to it",
-            )
+            frames = list(survey.frames(self._first, data, start, None))
+        else:
+            data = self._disk.read(self._path, 0, size)
+            survey = Survey(self._codec, self._first - 1, None, self._noted.append)
+            frames = list(survey.segment(self._first, data, None))
+        if not frames and isinstance(header, str):
+            if header == FORGED:  # R6
+                raise StorageError(
+                    f"the journal {self._path.parent} was written with another key",
+                    hint="restore the key file that belongs to it",
+                )
+            survey.chain = None
         return data, frames, survey
 
     def _start(self) -> Checkpoint:
@@ -206,7 +212,7 @@ class _Last:
 
     def _fill(self, again: bytearray, start: int, frame: Frame, frames: list[Frame]) -> None:
         end, seq, chain = self._before(frames, frame)
-        if frame.offset - end < GAP_SIZE or frame.seq <= seq + 1:
+        if frame.offset - end < GAP_SIZE or frame.seq <= seq + 1 or seq < self._synced:
             return
         if chain is None:
             header = self._codec.prove_header(self._disk.read(self._path, 0, HEADER_SIZE))

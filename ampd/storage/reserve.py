@@ -52,7 +52,7 @@ class Reserve:
         except OSError as exc:
             with suppress(FileNotFoundError):
                 self._disk.unlink(self._path)
-            if not is_full(exc):
+            if not is_full(exc) and exc.errno != errno.EFBIG:
                 raise
             return False
         finally:

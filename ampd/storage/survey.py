@@ -99,6 +99,10 @@ class Survey:
         self.chain = chain
         self.tail: Hole | None = None
 
+    def missing(self, first: int) -> None:
+        """No segment comes before the one that begins with `first`."""
+        self._note(Damage(first, 0, 0, 1, first - 1, MISSING))
+
     def segment(self, first: int, data: bytes, until: int | None) -> Iterator[Frame]:
         """The frames of the segment; `until` is the first number of the next one.
 
