@@ -67,6 +67,11 @@ class Whereabouts:
         ways = set(place.endpoints.values()) if place else set()
         return next((way for way in ("static", "mdns", "inbound") if way in ways), "")
 
+    def seen_at(self, node: bytes) -> float:
+        """When `node` was sighted last, by trio's clock; 0 if it was not."""
+        place = self._places.get(node)
+        return place.seen_at if place else 0.0
+
     def nodes(self) -> list[bytes]:
         """All nodes that something is known of."""
         return list(self._places)

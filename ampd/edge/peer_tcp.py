@@ -1,0 +1,361 @@
+"""Peer sessions over TCP: listens, calls every node that is known, keeps one session with each.
+
+  P1  One session with a node is current. Of two that the same side dialled the newer one stays; of
+      two that both sides dialled, the one that the smaller node key dialled. The other one retires:
+      it answers what is open, and what waits goes over the one that stays.
+  P2  After a failed call the next one comes after 1 s and a random part of 1 s, doubling to 5 min
+      ("full jitter"); a fresh sighting, wake() and a session that held start again at once.
+  P3  A node that never proved its key is called in a pace shared by all of them: CALLS_AT_ONCE, and
+      at least CALL_EVERY apart, so that forged announcements cannot make us a flood.
+  P4  `deliver` waits for a session that is being opened, and for no pause: then it is Unavailable.
+  P5  What one peer does ends that session at most.
+
+Not here: what is said (protocol/session.py), the bytes (peer_connection.py), the sockets
+(peer_sockets.py), where nodes might be (core/whereabouts.py).
+"""
+
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import trio
+
+from ampd.core.ports import Door
+from ampd.core.whereabouts import Whereabouts
+from ampd.crypto.keys import random_bytes
+from ampd.edge.peer_connection import (
+    HANDSHAKE_WITHIN,
+    LINK_BROKE,
+    Offer,
+    PeerConnection,
+    prove,
+)
+from ampd.edge.peer_sockets import (
+    Endpoint,
+    HalfOpen,
+    connect,
+    endpoint_text,
+    far_end,
+    first_to_answer,
+    keep_alive,
+    open_listeners,
+)
+from ampd.edge.peer_state import LocalNode, Peer, PeerState
+from ampd.model.errors import ProtocolError, Unavailable
+from ampd.model.message import Delivery, Envelope
+from ampd.protocol.events import Hello
+from ampd.protocol.handshake import Handshake, WrongNode
+from ampd.protocol.session import VERSION
+
+FIRST_PAUSE: Final = 1.0  # seconds
+LONGEST_PAUSE: Final = 300.0  # seconds; as wire.md for a LAN
+HELD: Final = 10.0  # seconds; a session that ends sooner counts as a failed call
+CALLS_AT_ONCE: Final = 4
+CALL_EVERY: Final = 0.1  # seconds
+MAX_SESSIONS: Final = 1024  # idle ones cost 10 KiB each; a LAN of agents has dozens
+MAX_INBOUND: Final = 256  # nodes that are remembered only because they called us
+
+log = logging.getLogger("ampd.peer")
+
+
+class PeerTcp:
+    """The peer sessions of this node; a Carrier (core/ports.py)."""
+
+    def __init__(
+        self,
+        me: LocalNode,
+        whereabouts: Whereabouts,
+        door: Door,
+        now: Callable[[], int],
+        rng: random.Random,
+    ) -> None:
+        self._me = me
+        self._whereabouts = whereabouts
+        self._door = door
+        self._now = now
+        self._rng = rng
+        self._static = random_bytes(32)  # X25519, for as long as this process lives
+        self._peers: dict[bytes, Peer] = {}
+        self._half_open = HalfOpen()
+        self._sessions = 0
+        self._inbound: dict[bytes, None] = {}  # in the order of the last call
+        self._at_once = trio.CapacityLimiter(CALLS_AT_ONCE)
+        self._next_call = 0.0
+        self._nursery: trio.Nursery | None = None
+        self.port = 0
+
+    async def serve(self, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and call until cancelled; `started` gives the port (0: nobody can call us).
+
+        Raises Unavailable if the address cannot be had.
+        """
+        listeners = await open_listeners(self._me.listen) if self._me.listen else []
+        if listeners:
+            self.port = listeners[0].socket.getsockname()[1]
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if listeners:
+                    nursery.start_soon(trio.serve_listeners, self._answer, listeners)
+                nursery.start_soon(self._follow_whereabouts)
+                task_status.started(self.port)
+        finally:
+            self._nursery = None
+            for peer in self._peers.values():
+                peer.give_up_waiting("this node is stopping")
+
+    async def deliver(self, node: bytes, envelope: Envelope) -> Delivery:
+        """Return once the envelope is safe at `node`. Raises as Carrier says (core/ports.py).
+
+        Calls for one node are offered in the order in which they were made.
+        """
+        peer = self._peer(node)
+        self._keep_if_known(peer)
+        if peer.connection is None and not peer.calling:
+            self._forget_if_idle(peer)
+            reason = peer.last_error or "no address of it is known"
+            raise Unavailable(f"the recipient's node is away: {reason}")
+        offer = Offer(envelope)
+        peer.waiting.append(offer)
+        if peer.connection is not None:
+            peer.connection.admit()
+        return await offer.outcome()
+
+    async def show_cards(self) -> None:
+        """Show our cards on every session."""
+        cards = self._door.cards()
+        for peer in list(self._peers.values()):
+            if peer.connection is not None:
+                peer.connection.show(cards)
+        await trio.lowlevel.checkpoint()
+
+    async def want_cards(self, node: bytes, addresses: Sequence[str]) -> None:
+        """Return when `node` has shown what it has for `addresses`, and the door has learned it.
+
+        Raises Unavailable when there is no session, or it ends first.
+        """
+        peer = self._peers.get(node)
+        if peer is None or peer.connection is None:
+            raise Unavailable("there is no session with this node")
+        await peer.connection.want_cards(addresses)
+
+    def wake(self, node: bytes | None = None) -> None:
+        """A network or the clock changed, or a user sends: call now, and see who is still there."""
+        for peer in [self._peers[node]] if node in self._peers else list(self._peers.values()):
+            peer.failures = 0
+            peer.wake()
+            if peer.connection is not None and node is None:
+                peer.connection.probe()
+
+    def peers(self) -> list[PeerState]:
+        """What is known of each node, for people."""
+        return [self._state(peer) for peer in self._peers.values()]
+
+    def _state(self, peer: Peer) -> PeerState:
+        return peer.state(
+            self._now(),
+            self._whereabouts.endpoints(peer.node),
+            self._whereabouts.found_by(peer.node) or "inbound",
+        )
+
+    def _peer(self, node: bytes) -> Peer:
+        return self._peers.setdefault(node, Peer(node))
+
+    def _forget_if_idle(self, peer: Peer) -> None:
+        if peer.connection is None and not peer.kept and not peer.waiting:
+            self._peers.pop(peer.node, None)
+
+    # Calling
+
+    async def _follow_whereabouts(self) -> None:
+        generation = -1
+        while True:
+            generation = await self._whereabouts.changed(generation)
+            for node in self._whereabouts.nodes():
+                peer = self._peer(node)
+                sighted = (self._whereabouts.seen_at(node), self._whereabouts.endpoints(node))
+                if sighted != peer.sighted:
+                    peer.sighted = sighted
+                    peer.failures = 0
+                    peer.wake()
+                self._keep_if_known(peer)
+
+    def _keep_if_known(self, peer: Peer) -> None:
+        """Have a task that keeps a session with `peer`, if there is anywhere to call."""
+        somewhere = peer.node != self._me.key.public and self._whereabouts.endpoints(peer.node)
+        if somewhere and not peer.kept and self._nursery is not None:
+            peer.kept = True
+            peer.calling = peer.connection is None
+            self._nursery.start_soon(self._keep, peer)
+        elif not peer.kept:
+            self._forget_if_idle(peer)
+
+    async def _keep(self, peer: Peer) -> None:
+        """Call whenever there is no session, until no address of the node is left."""
+        while endpoints := self._whereabouts.endpoints(peer.node):
+            if peer.connection is not None:
+                await peer.changed.wait()
+                continue
+            peer.calling, peer.next_try = True, None
+            began = trio.current_time()
+            try:
+                held = await self._call(peer, endpoints)
+            except (ProtocolError, Unavailable) as exc:
+                held = False
+                peer.last_error = str(exc)
+                level = logging.WARNING if isinstance(exc, WrongNode) else logging.DEBUG
+                log.log(level, "call failed node=%s why=%s", peer.node.hex()[:16], exc)
+            peer.calling = False
+            await self._pause(peer, began, held=held)
+        peer.kept = peer.calling = False
+        peer.give_up_waiting("no address of the recipient's node is known any more")
+        self._forget_if_idle(peer)
+
+    async def _pause(self, peer: Peer, began: float, *, held: bool) -> None:
+        """After a call failed or a session ended (P2)."""
+        if peer.connection is not None:
+            return
+        peer.failures = 0 if held else peer.failures + 1
+        if not held:
+            peer.give_up_waiting(f"the recipient's node is away: {peer.last_error}")
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(peer.failures, 10) / 2)
+        pause = (0.0 if held else FIRST_PAUSE) + self._rng.uniform(0, longest)
+        peer.calling = held  # a session is being opened again: deliveries may wait for it
+        peer.next_try = self._now() + round(pause * 1000)
+        with trio.move_on_after(pause):
+            await peer.changed.wait()
+        await trio.sleep_until(min(began + FIRST_PAUSE, trio.current_time() + FIRST_PAUSE))
+
+    async def _call(self, peer: Peer, endpoints: list[Endpoint]) -> bool:
+        """Whether a session came of it that held; raises why not."""
+        async with self._pace(peer):
+            endpoint, (stream, handshake) = await first_to_answer(
+                endpoints, lambda endpoint: self._shake_hands(endpoint, peer.node)
+            )
+        opened_at = trio.current_time()
+        async with AsyncExitStack() as on_failure:
+            on_failure.push_async_callback(trio.aclose_forcefully, stream)
+            try:
+                connection = await self._greet(stream, handshake, peer)
+            except (trio.TooSlowError, *LINK_BROKE):
+                raise Unavailable(f"{endpoint_text(endpoint)}: it hung up") from None
+            on_failure.pop_all()
+        peer.endpoint = endpoint_text(endpoint)
+        self._take_up(peer, connection, called_by_us=True)
+        await connection.leaving.wait()
+        return trio.current_time() - opened_at >= HELD
+
+    async def _shake_hands(
+        self, endpoint: Endpoint, node: bytes
+    ) -> tuple[trio.SocketStream, Handshake]:
+        stream = await connect(endpoint)
+        async with AsyncExitStack() as on_failure:
+            on_failure.push_async_callback(trio.aclose_forcefully, stream)
+            handshake = Handshake.calling(self._me.key, self._static, expected=node)
+            with trio.fail_after(HANDSHAKE_WITHIN):
+                await prove(stream, handshake)
+            on_failure.pop_all()
+        return stream, handshake
+
+    @asynccontextmanager
+    async def _pace(self, peer: Peer) -> AsyncIterator[None]:
+        """P3."""
+        if peer.proved or self._whereabouts.found_by(peer.node) == "static":
+            yield
+            return
+        async with self._at_once:
+            self._next_call = max(self._next_call + CALL_EVERY, trio.current_time())
+            await trio.sleep_until(self._next_call)
+            yield
+
+    # Being called
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        """A session, or nothing; serve_listeners closes the stream behind us."""
+        try:
+            host = far_end(stream)
+            keep_alive(stream)
+        except OSError:
+            return
+        if self._sessions >= MAX_SESSIONS or not self._half_open.admit(host):
+            return
+        try:
+            handshake = Handshake.answering(self._me.key, self._static)
+            with trio.fail_after(HANDSHAKE_WITHIN):
+                await prove(stream, handshake)
+            peer = self._peer(handshake.peer or b"")
+            connection = await self._greet(stream, handshake, peer)
+        except (ProtocolError, trio.TooSlowError, *LINK_BROKE) as exc:
+            log.debug("call refused from=%s why=%s", host, exc)
+            return
+        finally:
+            self._half_open.release(host)
+        await self._be_called(peer, connection, host)
+
+    async def _be_called(self, peer: Peer, connection: PeerConnection, host: str) -> None:
+        """Where it called from, with the port it says it listens at, is a place to call it."""
+        port = connection.hello.port if connection.hello else 0
+        if port:
+            self._inbound.pop(peer.node, None)
+            self._inbound[peer.node] = None
+            if len(self._inbound) > MAX_INBOUND:
+                oldest = next(iter(self._inbound))
+                del self._inbound[oldest]
+                self._whereabouts.lost(oldest, "inbound")
+            self._whereabouts.sighted(peer.node, [(host, port)], "inbound")
+        peer.endpoint = endpoint_text((host, port)) if port else host
+        self._take_up(peer, connection, called_by_us=False)
+        await connection.closed.wait()
+
+    # Both
+
+    async def _greet(
+        self, stream: trio.SocketStream, handshake: Handshake, peer: Peer
+    ) -> PeerConnection:
+        connection = PeerConnection(stream, handshake, self._door, peer.waiting)
+        me = self._me
+        hello = Hello(VERSION, me.domain, me.epoch, self.port, me.envelope_bytes)
+        with trio.fail_after(HANDSHAKE_WITHIN):
+            theirs = await connection.greet(hello)
+        peer.domain, peer.proved = theirs.domain, True
+        return connection
+
+    def _take_up(self, peer: Peer, new: PeerConnection, *, called_by_us: bool) -> None:
+        """Run the session, and see which one stays (P1)."""
+        assert self._nursery is not None  # noqa: S101  only tasks of serve() come here
+        self._nursery.start_soon(self._run, peer, new)
+        old, why = peer.connection, "another session of these nodes stays"
+        smaller = min(self._me.key.public, peer.node) == self._me.key.public
+        if old is not None and called_by_us not in {peer.called_by_us, smaller}:
+            new.retire(why)
+            old.probe()  # why did it call, if that one is alive?
+            return
+        peer.connection, peer.called_by_us = new, called_by_us
+        new.show(self._door.cards())
+        if old is not None:
+            old.retire(why)
+        self._whereabouts.wake()
+        peer.wake()
+
+    async def _run(self, peer: Peer, connection: PeerConnection) -> None:
+        self._sessions += 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            await connection.leaving.wait()
+            self._let_go(peer, connection)
+        self._sessions -= 1
+        peer.last_error = peer.last_error or connection.ended
+        self._forget_if_idle(peer)
+
+    def _let_go(self, peer: Peer, connection: PeerConnection) -> None:
+        """Nothing more can be offered on this session."""
+        if peer.connection is not connection:
+            return
+        peer.connection = None
+        peer.last_error = connection.ended
+        peer.last_seen = self._now()
+        if not peer.kept:
+            peer.give_up_waiting(f"the session with the node ended: {connection.ended}")
+        peer.wake()

@@ -1,0 +1,226 @@
+"""The words of a peer session, and their form on the wire.
+
+A word is a CBOR array (model/encoding.py) that begins with its tag:
+
+    0  Hello      version, domain, epoch, port, envelope_bytes, features (later ones: more)
+    1  Goodbye    reason
+    2  Ping       nonce
+    3  Pong       nonce
+    4  Cards      number (0: nobody asked), cards
+    5  WantCards  number, addresses
+    8  Deliver    number, mailbox, expires, sealed
+    9  Accept     number, status, receipt
+    10 Refuse     number, code, reason, card
+
+  V1  Every word has one spelling: from_wire(to_wire(word)) is the word again.
+  V2  A word with a field missing, too many, of another type or over its limit is a violation.
+  V3  Tags 64-127 are extensions: a node that does not know one ignores the word. Any other tag
+      that is not in the table is a violation. 16-31 are kept for the words of a relay.
+  V4  Text that people may be shown is printable and bounded.
+
+Not here: who may say what, when (session.py).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from ampd.model.errors import Invalid, ProtocolError
+from ampd.model.message import Envelope
+
+MAX_NUMBER: Final = 1 << 32  # of any word; a session ends long before
+MAX_CARDS: Final = 64  # in one word; with MAX_CARD the word is under 1 MiB + 1 KiB
+MAX_CARD: Final = 16384  # as in a letter (model/message.py)
+MAX_ADDRESSES: Final = 64
+MAX_RECEIPT: Final = 4096  # a receipt has one signature and two addresses: about 500 bytes
+MAX_TEXT: Final = 512  # characters of a reason; one line for a person
+MAX_DOMAIN: Final = 254  # RFC 5321, section 4.5.3.1
+MAX_FEATURES: Final = 32
+MAX_NAME: Final = 64  # of a feature or a code
+EXTENSIONS: Final = range(64, 128)
+STATUSES: Final = ("delivered", "relayed")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who speaks.
+
+    The domain it serves, its store's epoch (8 bytes), the port at which it listens (0: it does
+    not), the largest envelope that it takes (sealed bytes), and what it can beyond version 1.
+    """
+
+    version: int
+    domain: str
+    epoch: bytes
+    port: int
+    envelope_bytes: int
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """From here on answers only."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """Signed cards: shown unasked (number 0), or in answer to WantCards."""
+
+    number: int
+    cards: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WantCards:
+    """The newest cards of these addresses, please."""
+
+    number: int
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    number: int
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The envelope is on the disk of the side that says so."""
+
+    number: int
+    status: str
+    receipt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The envelope was not kept. `code` says whether it may be offered again (session.py)."""
+
+    number: int
+    code: str
+    reason: str
+    card: bytes = b""
+
+
+Event = Hello | Goodbye | Ping | Pong | Cards | WantCards | Deliver | Accept | Refuse
+
+
+def to_wire(event: Event) -> list[object]:
+    """The array that says `event`."""
+    match event:
+        case Hello(version, domain, epoch, port, size, features):
+            word = [0, version, domain, epoch, port, size, list(features)]
+        case Goodbye(reason):
+            word = [1, reason]
+        case Ping(nonce):
+            word = [2, nonce]
+        case Pong(nonce):
+            word = [3, nonce]
+        case Cards(number, cards):
+            word = [4, number, list(cards)]
+        case WantCards(number, addresses):
+            word = [5, number, list(addresses)]
+        case Deliver(number, envelope):
+            word = [8, number, *envelope.to_wire()]
+        case Accept(number, status, receipt):
+            word = [9, number, status, receipt]
+        case Refuse(number, code, reason, card):
+            word = [10, number, code, reason, card]
+    return word
+
+
+def from_wire(value: object) -> Event | None:
+    """The word that `value` says; None for an extension (V3); ProtocolError if it says none."""
+    event: Event | None = None
+    match value:
+        case [int(tag), *_] if tag in EXTENSIONS:
+            return None
+        case [int(tag), int(first), *fields] if type(tag) is int and _number(first):
+            event = _numbered(tag, first, fields)
+        case [1, str(reason)] if _shown(reason, MAX_TEXT):
+            event = Goodbye(reason)
+    if event is None:
+        raise ProtocolError("V2: not a word of this protocol")
+    return event
+
+
+def _numbered(tag: int, first: int, fields: list[object]) -> Event | None:
+    """The words whose first field is a number."""
+    event: Event | None = None
+    match tag, fields:
+        case 0, _ if first:
+            event = _hello(first, fields)
+        case ((2 | 3), []):
+            event = Ping(first) if tag == 2 else Pong(first)
+        case 4, [list(cards)] if len(cards) <= MAX_CARDS:
+            event = Cards(first, tuple(_card(card) for card in cards))
+        case 5, [list(addresses)] if 0 < len(addresses) <= MAX_ADDRESSES:
+            event = WantCards(first, tuple(_word(address, MAX_DOMAIN) for address in addresses))
+        case 8, envelope:
+            event = Deliver(first, _envelope(envelope))
+        case 9, [str(status), bytes(receipt)]:
+            if status in STATUSES and len(receipt) <= MAX_RECEIPT:
+                event = Accept(first, status, receipt)
+        case 10, [str(code), str(reason), bytes(card)]:
+            if _shown(code, MAX_NAME) and _shown(reason, MAX_TEXT) and len(card) <= MAX_CARD:
+                event = Refuse(first, code, reason, card)
+    return event
+
+
+def _hello(version: int, fields: list[object]) -> Hello | None:
+    match fields:
+        case [str(domain), bytes(epoch), int(port), int(size), list(features), *_] if (
+            _shown(domain, MAX_DOMAIN)
+            and len(epoch) == 8
+            and _number(port)
+            and port < 65536
+            and _number(size)
+            and len(features) <= MAX_FEATURES
+        ):
+            names = tuple(_word(feature, MAX_NAME) for feature in features)
+            return Hello(version, domain, epoch, port, size, names)
+    return None
+
+
+def _number(value: int) -> bool:
+    return type(value) is int and 0 <= value < MAX_NUMBER
+
+
+def _shown(text: str, limit: int) -> bool:
+    return len(text) <= limit and text.isprintable()
+
+
+def _word(value: object, limit: int) -> str:
+    if (
+        isinstance(value, str)
+        and 0 < len(value) <= limit
+        and value.isascii()
+        and _shown(value, limit)
+    ):
+        return value
+    raise ProtocolError("V2: an address or a feature that is no short text")
+
+
+def _card(value: object) -> bytes:
+    if isinstance(value, bytes) and 0 < len(value) <= MAX_CARD:
+        return value
+    raise ProtocolError(f"V2: a card must be 1 to {MAX_CARD} bytes")
+
+
+def _envelope(fields: list[object]) -> Envelope:
+    try:
+        return Envelope.from_wire(fields)
+    except Invalid as exc:
+        raise ProtocolError(f"V2: {exc}") from None
