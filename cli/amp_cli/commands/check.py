@@ -1,0 +1,48 @@
+"""`amp check`: journal, index and signatures end to end; exit 1 where something is wrong."""
+
+from amp_cli.arguments import Arguments, Command, Option
+from amp_cli.client import Client
+from amp_cli.document import Document
+from amp_cli.errors import FAILED
+from amp_cli.output import Output
+
+WITHIN = 3600.0  # seconds; a check reads everything there is
+
+
+def check(arguments: Arguments, client: Client, out: Output) -> int:
+    params: dict[str, object] = {"repair": True} if arguments.flag("--repair") else {}
+    found = client.ask("journal.check", params, within=WITHIN)
+    if out.json:
+        out.document(found.value)
+        return 0 if found.flag("ok") else FAILED
+    if found.flag("ok"):
+        out.line(f"{found.number('records')} records, all whole")
+        return 0
+    out.line(f"{found.number('records')} records are whole; damage:")
+    for each in found.each("damage"):
+        out.line(f"  {damage(each)}")
+    if not arguments.flag("--repair"):
+        out.note("amp check --repair sets the damaged bytes aside; what is whole stays readable")
+    return FAILED
+
+
+def damage(found: Document) -> str:
+    """One damaged place in words."""
+    place = (
+        f"{found.text('segment')} at byte {found.number('offset')}: {found.number('bytes')} bytes"
+    )
+    ids = ", ".join(found.texts("ids"))
+    return f"{place}, messages {ids}" if ids else place
+
+
+COMMANDS = {
+    "check": Command(
+        "check",
+        "",
+        "verify journal, index and signatures; exit 1 where something is wrong",
+        check,
+        options=(Option("--repair", "", "set damaged bytes aside"),),
+        example="amp check",
+        as_agent=False,
+    )
+}

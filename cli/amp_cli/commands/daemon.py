@@ -1,0 +1,139 @@
+"""`amp daemon`: the background daemon of this user. `install` is in daemon_install.py.
+
+`start` starts one even with AMP_AUTOSTART=0, `stop` returns when nothing answers any more, and
+`status` starts nothing: exit 4 says that no daemon runs.
+"""
+
+import os
+import time
+
+from amp_cli.arguments import Arguments, Command, Option
+from amp_cli.autostart import log_file, start
+from amp_cli.client import Client, Lost, reach
+from amp_cli.commands.status import show_node
+from amp_cli.errors import Failure, NoDaemon, Usage
+from amp_cli.output import Output
+
+_GONE_WITHIN = 10.0  # seconds; a daemon ends within 3 of SIGTERM
+_LOOK_AGAIN_AFTER = 0.03  # seconds
+_TAIL = 50  # lines of the log, unless asked for more
+
+
+def run_start(arguments: Arguments, client: Client, out: Output) -> int:
+    if _answers(client):
+        out.note(f"a daemon answers on {client.path} already")
+    else:
+        _launch(arguments, client)
+    return _status(client, out)
+
+
+def run_stop(_arguments: Arguments, client: Client, out: Output) -> int:
+    was_running = _stop(client)
+    if out.json:
+        out.document({"stopping": was_running})
+    elif was_running:
+        out.line("stopped")
+    else:
+        out.note("no daemon was running")
+    return 0
+
+
+def run_restart(arguments: Arguments, client: Client, out: Output) -> int:
+    _stop(client)
+    _launch(arguments, client)
+    return _status(client, out)
+
+
+def run_status(_arguments: Arguments, client: Client, out: Output) -> int:
+    if not _answers(client):
+        raise NoDaemon(f"no daemon answers on {client.path}", hint="amp daemon start")
+    return _status(client, out)
+
+
+def run_log(arguments: Arguments, _client: Client, out: Output) -> int:
+    lines = arguments.number("--lines") or _TAIL
+    name = log_file()
+    try:
+        with open(name, "rb") as file:
+            # 400 bytes are a long log line; reading the whole file for its end is not needed
+            file.seek(max(0, os.fstat(file.fileno()).st_size - lines * 400))
+            tail = file.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        raise Failure(
+            f"there is no {name}: no daemon was started in the background yet",
+            hint="journalctl --user -u ampd, where systemd runs it",
+        ) from None
+    if out.json:
+        out.document({"file": name, "lines": tail})
+    else:
+        for line in tail:
+            out.line(line)
+    return 0
+
+
+def _answers(client: Client) -> bool:
+    try:
+        reach(client.path).close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
+def _launch(arguments: Arguments, client: Client) -> None:
+    if arguments.text("--socket") or os.environ.get("AMP_SOCKET"):
+        raise Usage(
+            "the socket was named (--socket or AMP_SOCKET): where its daemon lives is not known",
+            hint="env -u AMP_SOCKET amp daemon start",
+        )
+    start(client.path).close()
+
+
+def _stop(client: Client) -> bool:
+    """Whether a daemon was running; nothing answers any more when this returns."""
+    if not _answers(client):
+        return False
+    connection = client.open()
+    try:
+        connection.call("system.stop", {})
+    except Lost:
+        pass  # it may be gone before its answer is
+    finally:
+        connection.close()
+    deadline = time.monotonic() + _GONE_WITHIN
+    while _answers(client):
+        if time.monotonic() > deadline:
+            raise Failure(f"it still runs after {_GONE_WITHIN:g} s", hint="amp daemon log")
+        time.sleep(_LOOK_AGAIN_AFTER)
+    return True
+
+
+def _status(client: Client, out: Output) -> int:
+    found = client.ask("system.status", {})
+    if out.json:
+        out.document(found.value)
+    else:
+        show_node(found, out)
+    return 0
+
+
+_WHAT = {
+    "start": (run_start, "start it in the background"),
+    "stop": (run_stop, "stop it"),
+    "restart": (run_restart, "stop it and start it again"),
+    "status": (run_status, "how it is; exit 4 where none runs"),
+}
+COMMANDS = {
+    f"daemon {verb}": Command(
+        f"daemon {verb}", "", summary, run, example=f"amp daemon {verb}", as_agent=False
+    )
+    for verb, (run, summary) in _WHAT.items()
+}
+COMMANDS["daemon log"] = Command(
+    "daemon log",
+    "",
+    "the end of its log",
+    run_log,
+    options=(Option("--lines", "N", f"this many lines ({_TAIL})"),),
+    example="amp daemon log --lines 100",
+    as_agent=False,
+)

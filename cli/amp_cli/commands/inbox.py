@@ -1,0 +1,165 @@
+"""Lists of messages: `amp inbox`, `thread`, `sent` and `outbox`; one line a message.
+
+    * 3  2026-11-22 13:04  bob@laptop.local  Build is green
+
+`*` is unread, `!` is quarantined; the number is what `amp read 3` takes. Words in brackets behind
+the subject say what a reader should know first: a type that is not a plain message, a priority,
+a trust other than verified, flags.
+"""
+
+from amp_cli.arguments import Arguments, Command, Option
+from amp_cli.client import Client
+from amp_cli.document import Document
+from amp_cli.output import Output
+
+SHOWN = 20  # messages of a list, unless asked for more
+_PAGE = (
+    Option("--limit", "N", f"at most N messages ({SHOWN})"),
+    Option("--before", "ID", "older than this one"),
+    Option("--after", "ID", "newer than this one"),
+)
+_PLAIN = ("", "message", "text", "notification", "normal", "verified")
+_MARKS = {"unread": "*", "quarantined": "!"}
+
+
+def inbox(arguments: Arguments, client: Client, out: Output) -> int:
+    params = _page(arguments)
+    for option in ("from", "thread"):
+        if value := arguments.text(f"--{option}"):
+            params[option] = value
+    if arguments.flag("--unread"):
+        params["unread"] = True
+    if arguments.flag("--all"):
+        params["box"] = "all"
+    if arguments.flag("--quarantine"):
+        params["box"] = "quarantine"
+    found = client.ask("message.list", params)
+    if out.json:
+        out.document(found.value)
+        return 0
+    agent = found.text("agent")
+    if not found.each("messages"):
+        out.line(f"{agent}: {_none(arguments)}")
+    else:
+        out.line(f"{agent}: {found.number('unread')} unread")
+        _list(found, out, _again(arguments))
+    if held := found.number("quarantined"):
+        out.note(f"{held} in quarantine: amp inbox --quarantine")
+    return 0
+
+
+def thread(arguments: Arguments, client: Client, out: Output) -> int:
+    found = client.ask("message.thread", {"id": arguments.words[0]})
+    return _show(found, out, "this thread has no messages here", "")
+
+
+def sent(arguments: Arguments, client: Client, out: Output) -> int:
+    found = client.ask("message.list", {"box": "sent", **_page(arguments)})
+    return _show(found, out, "nothing was sent yet", "amp sent", theirs="to")
+
+
+def outbox(arguments: Arguments, client: Client, out: Output) -> int:
+    found = client.ask("message.list", {"box": "outbox", **_page(arguments)})
+    return _show(found, out, "nothing waits to be sent", "amp outbox", theirs="to")
+
+
+def _page(arguments: Arguments) -> dict[str, object]:
+    params: dict[str, object] = {"limit": arguments.number("--limit") or SHOWN}
+    for option in ("before", "after"):
+        if value := arguments.text(f"--{option}"):
+            params[option] = int(value) if value.isdigit() and len(value) < 16 else value
+    return params
+
+
+def _none(arguments: Arguments) -> str:
+    if arguments.flag("--quarantine"):
+        return "nothing in quarantine"
+    filtered = any(arguments.flag(f"--{each}") for each in ("from", "thread", "before", "after"))
+    if filtered:
+        return "no such message"
+    return "nothing unread" if arguments.flag("--unread") else "no messages"
+
+
+def _again(arguments: Arguments) -> str:
+    """The command that lists the same messages."""
+    words = ["amp inbox"]
+    words += [
+        f"--{each}" for each in ("unread", "all", "quarantine") if arguments.flag(f"--{each}")
+    ]
+    for each in ("from", "thread", "limit"):
+        if value := arguments.text(f"--{each}"):
+            words.append(f"--{each} {value}")
+    return " ".join(words)
+
+
+def _show(found: Document, out: Output, none: str, again: str, *, theirs: str = "from") -> int:
+    if out.json:
+        out.document(found.value)
+    elif not found.each("messages"):
+        out.line(none)
+    else:
+        _list(found, out, again, theirs=theirs)
+    return 0
+
+
+def _list(found: Document, out: Output, again: str, *, theirs: str = "from") -> None:
+    messages = found.each("messages")
+    unread = [at for at, each in enumerate(messages) if each.text("state") == "unread"]
+    out.table([_row(each, theirs) for each in messages], bold=unread)
+    more = found.number("total") - len(messages)
+    if more > 0 and again:
+        out.line(f"{more} more: {again} --before {_name(messages[0])}")
+
+
+def _row(message: Document, theirs: str) -> tuple[str, str, str, str]:
+    mark = _MARKS.get(message.text("state"), "") if theirs == "from" else ""
+    who = message.text("from") if theirs == "from" else ", ".join(_addresses(message))
+    at = message.at("sent_at")
+    return f"{mark:1} {_name(message)}", f"{at[:16]}", who, _subject(message, theirs)
+
+
+def _name(message: Document) -> str:
+    return message.text("number") or message.text("id")
+
+
+def _addresses(message: Document) -> list[str]:
+    return message.texts("to") or [message.text("to")]
+
+
+def _subject(message: Document, theirs: str) -> str:
+    notes = [message.text("type"), message.text("priority")]
+    if theirs == "from":
+        notes += [message.text("trust"), *message.texts("flags")]
+    else:
+        notes.append(message.text("status"))
+    if files := len(message.each("attachments")):
+        notes.append(f"{files} attached")
+    said = ", ".join(note for note in notes if note not in _PLAIN)
+    subject = message.text("subject") or message.text("preview") or "(no subject)"
+    return f"{subject} [{said}]" if said else subject
+
+
+COMMANDS = {
+    "inbox": Command(
+        "inbox",
+        "",
+        "list messages, newest last; * is unread",
+        inbox,
+        options=(
+            Option("--unread", "", "only what was not read yet"),
+            Option("--all", "", "with what was acknowledged"),
+            Option("--quarantine", "", "what is held back because its key is in doubt"),
+            Option("--from", "ADDRESS", "only from this sender"),
+            Option("--thread", "ID", "only of this thread"),
+            *_PAGE,
+        ),
+        example="amp inbox --unread --from bob",
+    ),
+    "thread": Command(
+        "thread", "ID", "list a conversation, oldest first", thread, example="amp thread 3"
+    ),
+    "sent": Command("sent", "", "list what was sent", sent, options=_PAGE, example="amp sent"),
+    "outbox": Command(
+        "outbox", "", "list what is still on its way", outbox, options=_PAGE, example="amp outbox"
+    ),
+}

@@ -1,0 +1,95 @@
+"""`amp read`: a short head and the text of each message, and the message is marked read.
+
+The text is `content`: as sent where trust is `verified`, wrapped as data where it is not
+(interface contract, "What an assistant is shown"). `--raw` is the text as sent, and nothing else.
+"""
+
+from amp_cli.arguments import Arguments, Command, Option
+from amp_cli.client import Client
+from amp_cli.document import Document
+from amp_cli.json_text import dumps
+from amp_cli.output import BOLD, Output
+
+
+def read(arguments: Arguments, client: Client, out: Output) -> int:
+    params: dict[str, object] = {"ids": arguments.words}
+    for option in ("peek", "raw"):
+        if arguments.flag(f"--{option}"):
+            params[option] = True
+    found = client.ask("message.get", params)
+    if out.json:
+        out.document(found.value)
+        return 0
+    for at, message in enumerate(found.each("messages")):
+        if at:
+            out.line()
+        if arguments.flag("--raw"):
+            out.text(message.text("body"))
+        else:
+            show(message, out)
+    return 0
+
+
+def show(message: Document, out: Output) -> None:
+    """One message, for a reader."""
+    number = message.text("number")
+    out.line(f"{number}  {message.text('id')}" if number else message.text("id"), BOLD)
+    trust = ", ".join(
+        word
+        for word in (
+            message.text("trust"),
+            "" if message.flag("encrypted") else "not encrypted",
+            f"quarantined: amp contact show {message.text('from')}"
+            if message.text("state") == "quarantined"
+            else "",
+        )
+        if word
+    )
+    unusual = [
+        (name, message.text(name))
+        for name, usual in (("type", ("", "message", "notification")), ("priority", ("", "normal")))
+        if message.text(name) not in usual
+    ]
+    out.fields(
+        (
+            ("from", f"{message.text('from')} ({trust})"),
+            ("to", ", ".join(message.texts("to")) or message.text("to")),
+            ("subject", message.text("subject")),
+            ("sent", message.at("sent_at")),
+            ("thread", message.text("thread_id")),
+            *unusual,
+            ("flags", ", ".join(message.texts("flags"))),
+            ("attached", ", ".join(each.text("name") for each in message.each("attachments"))),
+        )
+    )
+    out.line()
+    out.text(message.text("content"))
+    _structured(message, out)
+
+
+def _structured(message: Document, out: Output) -> None:
+    """Payload and context: shown of verified senders only, because nothing wraps them."""
+    for name in ("payload", "context"):
+        value = message.value.get(name)
+        if value is None or value in ({}, []):
+            continue
+        out.line()
+        if message.text("trust") == "verified":
+            out.text(f"{name}: {dumps(value)}")
+        else:
+            out.line(f"{name}: not shown from this sender; --json has it")
+
+
+COMMANDS = {
+    "read": Command(
+        "read",
+        "ID...",
+        "show messages, and mark them read",
+        read,
+        options=(
+            Option("--peek", "", "do not mark them read"),
+            Option("--raw", "", "the text as sent, without head and wrapper"),
+        ),
+        example="amp read 3",
+    )
+}

@@ -1,0 +1,189 @@
+"""The command `amp`: the table of its commands, and how one is run.
+
+A command is a Command in the `COMMANDS` of one module of amp_cli.commands; the module is imported
+when its command is called, and nothing else of the package is. `amp demo` and
+`amp daemon install` are run(words) -> exit code in modules of their own.
+
+Exit codes: errors.py. The price of every import on this path is measured in
+tests/bench/bench_cli.py.
+"""
+
+import os
+import sys
+from _socket import socket
+
+from amp_cli.arguments import GLOBAL, Arguments, Command, looks_like_option, parse
+from amp_cli.client import Client
+from amp_cli.errors import Failure, NoDaemon, Usage
+from amp_cli.output import Output, complain
+from ampd.protocol.local import main_socket
+
+TYPE_CHECKING = False  # `typing` costs a third of a command
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# title -> command -> (module of amp_cli.commands, what it does)
+GROUPS = {
+    "who": {
+        "init": ("agents", "create an agent"),
+        "whoami": ("agents", "the acting agent: address, fingerprint, contact link"),
+        "agents": ("agents", "the agents on this node"),
+        "card": ("agents", "the acting agent's contact link"),
+        "unregister": ("agents", "remove an agent"),
+    },
+    "mail": {
+        "send": ("send", "send a message"),
+        "inbox": ("inbox", "list messages, newest last"),
+        "read": ("read", "show messages, and mark them read"),
+        "reply": ("send", "answer a message"),
+        "ack": ("mark", "done with messages: out of the inbox"),
+        "delete": ("mark", "remove messages"),
+        "thread": ("inbox", "list a conversation"),
+        "sent": ("inbox", "list what was sent"),
+        "outbox": ("inbox", "list what is still on its way"),
+        "status": ("status", "the daemon; with ID: what became of a message"),
+        "trace": ("status", "the life of a message, step by step"),
+        "wait": ("wait", "block until a message arrives"),
+        "watch": ("wait", "show messages as they come"),
+    },
+    "others": {
+        "discover": ("directory", "agents that can be reached"),
+        "peers": ("directory", "nodes this one talks to"),
+        "contact": ("contact", "the address book and its trust"),
+    },
+    "this install": {
+        "daemon": ("daemon", "start, stop, restart, status, log, install"),
+        "doctor": ("doctor", "what is wrong, and what mends it"),
+        "check": ("check", "verify journal, index and signatures"),
+        "demo": ("demo", "two nodes on this machine, shown at work"),
+    },
+}
+ALIASES = {"setup": "init"}
+
+_ROOT = Command("", "", "", lambda: 0)  # what may stand before a command: GLOBAL
+
+
+def main() -> int:
+    """The console script."""
+    return run(sys.argv[1:])
+
+
+def run(words: list[str]) -> int:
+    """Do what `words` say; the exit code."""
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except Failure as failure:
+        complain(failure)
+        return failure.exit_code
+    except BrokenPipeError:  # who read our output has left: `amp inbox | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells have it
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    for word in words:
+        if not word.isascii():
+            _check_text(word)
+    before, rest = _split(words)
+    arguments = parse(_ROOT, before)
+    if arguments.flag("--version"):
+        from ampd import __version__
+
+        Output().line(f"amp {__version__}")
+        return 0
+    if not rest or rest[0] == "help" or arguments.flag("--help"):
+        return _help(rest[1:] if rest[:1] == ["help"] else rest)
+    if rest[0] == "demo" or rest[:2] == ["daemon", "install"]:
+        return _run_module(rest)
+    command, rest = find(rest)
+    parse(command, rest, arguments)
+    if arguments.flag("--help") or arguments.flag("--version"):
+        return _help(command.name.split())
+    return command.run(arguments, _client(command, arguments), _output(arguments))
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before the command, and the rest."""
+    takes_value = [option.name for option in GLOBAL if option.value]
+    at = 0
+    while at < len(words) and looks_like_option(words[at]):
+        at += 2 if words[at] in takes_value else 1
+    return words[:at], words[at:]
+
+
+def find(words: list[str]) -> tuple[Command, list[str]]:
+    """The command that `words` begin with, and the words behind it."""
+    name = ALIASES.get(words[0], words[0])
+    module = next((group[name][0] for group in GROUPS.values() if name in group), "")
+    if not module:
+        raise _unknown(words[0], [*ALIASES, *(name for group in GROUPS.values() for name in group)])
+    commands: dict[str, Command] = _load(module).COMMANDS
+    if name in commands:
+        return commands[name], words[1:]
+    verbs = [each.split()[1] for each in commands if each.startswith(f"{name} ")]
+    if len(words) < 2 or words[1].startswith("-"):
+        raise Usage(f"amp {name} takes one of: {', '.join(verbs)}", hint=f"amp help {name}")
+    if words[1] not in verbs:
+        raise _unknown(words[1], verbs, f"{name} ")
+    return commands[f"{name} {words[1]}"], words[2:]
+
+
+def _unknown(word: str, known: list[str], before: str = "") -> Usage:
+    from amp_cli.arguments import nearest
+
+    close = nearest(word, known)
+    hint = f"did you mean amp {before}{close}?" if close else f"amp help {before}".rstrip()
+    return Usage(f"there is no command amp {before}{word}", hint=hint)
+
+
+def _load(module: str) -> "ModuleType":
+    return __import__(f"amp_cli.commands.{module}", fromlist=("COMMANDS",))
+
+
+def _run_module(words: list[str]) -> int:
+    if words[0] == "demo":
+        return int(_load("demo").run(words[1:]))
+    return int(_load("daemon_install").run(words[2:]))
+
+
+def _client(command: Command, arguments: Arguments) -> Client:
+    named = arguments.text("--socket") or os.environ.get("AMP_SOCKET")
+    agent = arguments.text("--agent") or os.environ.get("AMP_AGENT") or ""
+    start = None if os.environ.get("AMP_AUTOSTART") == "0" else _autostart
+    if named:
+        start = _named_is_never_started
+    return Client(named or main_socket(), agent if command.as_agent else "", start)
+
+
+def _named_is_never_started(path: str) -> socket:
+    raise NoDaemon(
+        f"no daemon answers on {path}", hint="start the daemon it belongs to, or unset AMP_SOCKET"
+    )
+
+
+def _autostart(path: str) -> socket:
+    from amp_cli.autostart import start
+
+    return start(path)
+
+
+def _output(arguments: Arguments) -> Output:
+    return Output(json=arguments.flag("--json"), quiet=arguments.flag("--quiet"))
+
+
+def _help(words: list[str]) -> int:
+    from amp_cli.overview import help_for
+
+    Output().text(help_for(words))
+    return 0
+
+
+def _check_text(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise Usage(f"{word!r} is not UTF-8") from None

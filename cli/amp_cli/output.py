@@ -1,0 +1,128 @@
+"""How amp speaks. The rules:
+
+  O1  What was asked for goes to standard output, and nothing else does; prose and progress go
+      to standard error, and --quiet keeps them back.
+  O2  --json prints one document, ASCII, on one line; `watch` prints one for each message.
+  O3  Text passes `neutral` before it reaches a terminal or a pipe: nothing that a peer wrote can
+      move a cursor, set a title, reverse a line or hide a character. What is not printable
+      is shown as \\x1b, \\u202e or \\U000e0041.
+  O4  Colour only on a terminal, and never with NO_COLOR; it is added after O3.
+  O5  A failure is `amp: error: what, why`, one line; where a command mends it,
+      `amp: hint: command` follows.
+
+Columns are aligned by the longest cell and end without blanks: two readers, a person and a
+language model, and the second pays for each character.
+"""
+
+import os
+import sys
+from _collections_abc import (
+    Iterable,
+    Sequence,
+)  # `collections.abc` would import all of `collections`
+from io import TextIOWrapper
+
+from amp_cli.errors import Failure
+from amp_cli.json_text import dumps
+
+# Blanks that str.isprintable() does not count as printable, and that do no harm (category Zs).
+_BLANKS = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_BODY = "\n\t" + _BLANKS
+BOLD, DIM, RED = "1", "2", "31"  # SGR parameters, ECMA-48 section 8.3.117
+CELL = 100  # characters of one cell of a list; the whole text is what `read` is for
+
+
+def neutral(text: str, allowed: str = _BODY) -> str:
+    """`text` with every character that could act instead of being seen written out (O3).
+
+    C0 except line feed and tab, C1, ESC, bidirectional overrides and other format characters
+    (Cf), surrogates, line and paragraph separators, private and unassigned code points. CR LF
+    counts as a line feed.
+    """
+    if text.isprintable():
+        return text
+    if "\n" in allowed:
+        text = text.replace("\r\n", "\n")
+    return "".join(c if c.isprintable() or c in allowed else _escape(ord(c)) for c in text)
+
+
+def one_line(text: object) -> str:
+    """The same for a header, a cell or an error: line feeds and tabs are written out too."""
+    return neutral(str(text), _BLANKS)
+
+
+def _escape(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def shortened(text: str, length: int = CELL) -> str:
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+class Output:
+    """Where a command's answer goes."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(
+                stream, TextIOWrapper
+            ):  # a terminal that is not UTF-8 is no reason to fail
+                stream.reconfigure(errors="backslashreplace")
+
+    def document(self, value: object) -> None:
+        """O2."""
+        sys.stdout.write(dumps(value) + "\n")
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line."""
+        sys.stdout.write(_styled(one_line(text), style, terminal=sys.stdout.isatty()) + "\n")
+
+    def text(self, text: str) -> None:
+        """A body: its line feeds and tabs stay."""
+        sys.stdout.write(neutral(text).rstrip("\n") + "\n")
+
+    def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
+        """`name: value`, one a line; a value that is None or empty is left out."""
+        for name, value in pairs:
+            if value is not None and value != "":
+                self.line(f"{name}: {value}")
+
+    def table(self, rows: Sequence[Sequence[object]], bold: Iterable[int] = ()) -> None:
+        """Aligned columns; the rows numbered in `bold` stand out on a terminal."""
+        cells = [[shortened(one_line(cell)) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        strong = frozenset(bold)
+        for number, row in enumerate(cells):
+            text = "  ".join(
+                cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width
+            )
+            style = BOLD if number in strong else ""
+            sys.stdout.write(_styled(text.rstrip(), style, terminal=sys.stdout.isatty()) + "\n")
+
+    def note(self, text: str) -> None:
+        """Prose: about the answer, not part of it."""
+        if not self.quiet:
+            sys.stdout.flush()
+            sys.stderr.write(one_line(text) + "\n")
+            sys.stderr.flush()
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def complain(failure: Failure) -> None:
+    """O5."""
+    word = _styled("error:", RED, terminal=sys.stderr.isatty())
+    sys.stderr.write(f"amp: {word} {one_line(failure)}\n")
+    if failure.hint:
+        sys.stderr.write(f"amp: hint: {one_line(failure.hint)}\n")
+
+
+def _styled(text: str, style: str, *, terminal: bool) -> str:
+    if not style or not terminal or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{style}m{text}\x1b[0m"
