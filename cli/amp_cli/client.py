@@ -161,12 +161,15 @@ def reach(path: str) -> socket:
     channel = socket(AF_UNIX, SOCK_STREAM)
     try:
         channel.connect(path)
-    except PermissionError:
-        raise Failure(
-            f"this user may not open {path}", exit_code=REFUSED, code="forbidden"
-        ) from None
-    except NotADirectoryError:
-        raise FileNotFoundError(path) from None
+    except OSError as exc:
+        channel.close()
+        if isinstance(exc, PermissionError):
+            raise Failure(
+                f"this user may not open {path}", exit_code=REFUSED, code="forbidden"
+            ) from None
+        if isinstance(exc, NotADirectoryError):
+            raise FileNotFoundError(path) from None
+        raise
     return channel
 
 

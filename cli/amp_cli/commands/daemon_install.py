@@ -1,0 +1,232 @@
+"""`amp daemon install`: systemd runs the daemon of this user.
+
+The units are the files of the repository's systemd/ folder (in an installed package:
+amp_cli/_systemd), with two paths made those of this installation: the `ampd` beside the running
+`amp`, and the data folder in use. They go to $XDG_CONFIG_HOME/systemd/user.
+
+  U1  Done twice, it changes nothing: a unit is written only where it differs, and whole.
+  U2  A daemon that `amp` started in the background is ended first: systemd's could not have its
+      data folder.
+  U3  Where no user manager answers (a container, another init), the units are written all the
+      same, and the commands that remain to be run are printed.
+"""
+
+import os
+import sys
+from _socket import socket
+
+from amp_cli.arguments import Command, Option, help_text, parse
+from amp_cli.client import Client
+from amp_cli.errors import Failure, NoDaemon, Usage
+from amp_cli.output import Output
+from ampd.protocol.local import data_folder, main_socket
+
+UNITS = ("ampd.socket", "ampd.service")
+_SYSTEMCTL = ("systemctl", "--user")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_TEMPLATES = (  # as installed; as in the repository
+    os.path.join(_HERE, "..", "_systemd"),
+    os.path.join(_HERE, "..", "..", "..", "systemd"),
+)
+
+
+def run(words: list[str]) -> int:
+    """The exit code of `amp daemon install WORDS`."""
+    arguments = parse(COMMANDS["daemon install"], words)
+    out = Output(json=arguments.flag("--json"), quiet=arguments.flag("--quiet"))
+    if arguments.flag("--help"):
+        out.text(help_text(COMMANDS["daemon install"]))
+        return 0
+    if os.environ.get("AMPD_HOME"):
+        raise Usage(
+            "AMPD_HOME is set: the units are for the folders of the user, not for a portable one",
+            hint="env -u AMPD_HOME amp daemon install",
+        )
+    if arguments.flag("--uninstall"):
+        _uninstall(out)
+    elif arguments.flag("--print"):
+        _show(out)
+    else:
+        _install(out)
+    return 0
+
+
+def _install(out: Output) -> None:
+    folder = unit_folder()
+    changed = [name for name in UNITS if _write(os.path.join(folder, name), unit(name))]
+    os.makedirs(data_folder(), mode=0o700, exist_ok=True)
+    commands = [
+        "daemon-reload",
+        f"enable --now {' '.join(UNITS)}",
+        *(["restart ampd.service"] if changed else []),
+    ]
+    if answers := _manager_answers():
+        if not _systemd_listens():
+            _end_background_daemon()
+        for command in commands:
+            _systemctl(*command.split())
+    _report(out, "installed" if changed else "unchanged", [] if answers else commands)
+
+
+def _uninstall(out: Output) -> None:
+    files = [os.path.join(unit_folder(), name) for name in UNITS]
+    present = [file for file in files if os.path.exists(file)]
+    answers = _manager_answers()
+    if present and answers:
+        _systemctl("disable", "--now", *UNITS)
+    for file in present:
+        os.unlink(file)
+    if present and answers:
+        _systemctl("daemon-reload")
+    commands = [f"disable --now {' '.join(UNITS)}", "daemon-reload"]
+    _report(out, "removed" if present else "absent", commands if present and not answers else [])
+
+
+def _report(out: Output, state: str, commands: list[str]) -> None:
+    files = [os.path.join(unit_folder(), name) for name in UNITS]
+    left = [" ".join((*_SYSTEMCTL, command)) for command in commands]
+    if out.json:
+        out.document({"state": state, "files": files, "run": left})
+        return
+    for file in files:
+        out.line(f"{state}  {file}")
+    if left:
+        out.note("no systemd user manager answers here; where one does, run:")
+        for command in left:
+            out.line(command)
+    elif state in ("installed", "unchanged"):
+        out.note("to keep it running while you are logged out: loginctl enable-linger")
+
+
+def _show(out: Output) -> None:
+    if out.json:
+        folder = unit_folder()
+        out.document({"files": {os.path.join(folder, name): unit(name) for name in UNITS}})
+        return
+    for name in UNITS:
+        out.line(f"# {os.path.join(unit_folder(), name)}")
+        out.text(unit(name))
+
+
+def unit_folder() -> str:
+    """Where systemd looks for this user's own units (systemd.unit(5))."""
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(settings, "systemd", "user")
+
+
+def unit(name: str) -> str:
+    """The unit as it is installed here."""
+    for folder in _TEMPLATES:
+        try:
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                text = file.read()
+        except FileNotFoundError:
+            continue
+        return _here(text)
+    raise Failure(f"{name} is missing from this installation", hint="pip install --force-reinstall")
+
+
+def _here(text: str) -> str:
+    """The template with the paths of this installation."""
+    text = text.replace("%h/.local/bin/ampd", quoted(daemon()))
+    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):  # the manager may not have them set
+        if folder := os.environ.get(variable):
+            line = f"Environment={quoted(f'{variable}={folder}')}"
+            text = text.replace("Type=notify\n", f"Type=notify\n{line}\n")
+    for prefix in ("-", ""):
+        mine = quoted(prefix + data_folder())
+        if data_folder() != os.path.expanduser("~/.local/share/ampd"):
+            text = text.replace(f"{prefix}%h/.local/share/ampd", mine)
+    return text
+
+
+def daemon() -> str:
+    """The `ampd` that belongs to the running `amp`."""
+    from sysconfig import get_path
+
+    beside = os.path.dirname(os.path.abspath(sys.argv[0]))
+    for folder in (beside, get_path("scripts")):
+        program = os.path.join(folder, "ampd")
+        if os.access(program, os.X_OK):
+            return program
+    raise Failure(f"there is no ampd beside {sys.argv[0]}", hint="amp doctor")
+
+
+def quoted(path: str) -> str:
+    """`path` as one word of a unit file; Failure where units have no way to spell it."""
+    if not path.isprintable() or any(each in path for each in "\\\"'$"):
+        raise Failure(f"a systemd unit cannot name {path!r}", hint="install ampd elsewhere")
+    text = path.replace("%", "%%")  # % begins a specifier
+    return f'"{text}"' if " " in text or ";" in text else text
+
+
+def _write(path: str, text: str) -> bool:
+    """Whether it had to be written (U1)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read() == text:
+                return False
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    draft = f"{path}.new"
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(draft, path)
+    return True
+
+
+def _manager_answers() -> bool:
+    """Whether a systemd of this user runs: its private socket is where systemctl looks for it."""
+    from shutil import which
+
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return bool(runtime and which("systemctl")) and os.path.exists(
+        os.path.join(runtime, "systemd", "private")
+    )
+
+
+def _systemd_listens() -> bool:
+    from subprocess import run as run_program
+
+    command = (*_SYSTEMCTL, "is-active", "--quiet", "ampd.socket")
+    return run_program(command, check=False).returncode == 0
+
+
+def _systemctl(*words: str) -> None:
+    from subprocess import run as run_program
+
+    command = (*_SYSTEMCTL, *words)
+    done = run_program(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.strip().partition("\n")[0]
+        raise Failure(
+            f"{' '.join(command)}: {reason or f'exit {done.returncode}'}",
+            hint="journalctl --user -u ampd",
+        )
+
+
+def _end_background_daemon() -> None:
+    """U2."""
+    from amp_cli.commands.daemon import _stop
+
+    _stop(Client(main_socket(), "", _never_start))
+
+
+def _never_start(path: str) -> socket:
+    raise NoDaemon(f"no daemon answers on {path}", hint="amp daemon install")
+
+
+COMMANDS = {
+    "daemon install": Command(
+        "daemon install",
+        "",
+        "put the systemd user units in place, and start the daemon",
+        run,
+        options=(
+            Option("--print", "", "show what it would write, and write nothing"),
+            Option("--uninstall", "", "stop the daemon and remove the units"),
+        ),
+        example="amp daemon install",
+        as_agent=False,
+    )
+}
