@@ -10,8 +10,9 @@ Anybody on the network can announce anything. So:
 M1 All that is believed is "node X might be at host:port"; who dials finds out.
 M2 What is not exactly of the form above, is our own, or is over a limit is ignored.
 M3 At most 512 nodes are kept. A flood of names takes neither a node that is kept nor
-   its addresses away: older endpoints stay behind the newer ones, eight in all.
-M4 A goodbye is believed after 2 s of silence: the node is asked, and if it answers it
+   its addresses away: older endpoints stay behind the newer ones, eight in all. After a node
+   had to be turned away, it starts afresh (M5): invented nodes answer nothing and make room.
+M4 A goodbye is believed after 3 s of silence: the node is asked, and if it answers it
    never left. A node that dies without one stays for its time to live (19 minutes).
 M5 Every change of this host's addresses, and every wake, starts afresh: new sockets, a
    new announcement, a new query. Who has not answered 30 s after that is lost.
@@ -60,7 +61,8 @@ MAX_FRESH: Final = 5  # endpoints of one announcement; the rest of MAX_ENDPOINTS
 MAX_ADDRESSES: Final = 16  # of one announcement that are looked at; more has only a router
 MAX_ASKED: Final = 16  # nodes whose records we ask for at once
 MAX_HEARD: Final = 4096  # announcements until zeroconf's cache and timers are thrown away
-SILENCE: Final = 2.0  # seconds, M4: an answer may be held back 1.2 s (RFC 6762, 6 and 7.2)
+SILENCE: Final = 3.0  # seconds, M4: a question waits 1 s, an answer 1.2 s (RFC 6762, 6)
+BETWEEN_QUESTIONS: Final = 1.0  # seconds: no faster, however many goodbyes are forged
 UNHEARD: Final = 30.0  # seconds, M5: startup queries go out at 0, 1, 5 and 14 s
 FAREWELL: Final = 1.0  # seconds, M7: three goodbyes take 0.25 s
 RETRY: Final = 10.0  # seconds until sockets are tried again that could not be opened
@@ -93,6 +95,7 @@ class _Sighting:
 
     endpoints: list[Endpoint]
     station: int
+    doubted: bool = False  # a goodbye came since
 
 
 class Mdns:
@@ -114,6 +117,7 @@ class Mdns:
         self._network = network
         self._interfaces = frozenset(interfaces)
         self._heard: dict[bytes, _Sighting] = {}
+        self._turned_away = False
         self._stations = 0
         self._chosen: tuple[HostAddress, ...] = ()
         self._error = "not started"
@@ -127,6 +131,11 @@ class Mdns:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled (M7). Started at once: finding a network may take days (M6)."""
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            self._doubts = nursery
+            await self._follow_the_network()
+
+    async def _follow_the_network(self) -> None:
         moment = self._network.now
         while True:
             self._chosen = choose(moment, self._interfaces)
@@ -152,7 +161,7 @@ class Mdns:
         async with trio.open_nursery() as nursery:
             thread = trio.CancelScope(shield=True)
             nursery.start_soon(self._in_a_thread, station, thread, ended)
-            nursery.start_soon(self._forget_the_unheard)
+            nursery.start_soon(self._forget_the_unheard, ended)
             try:
                 with ended:
                     await self._network.changed(moment)
@@ -180,10 +189,12 @@ class Mdns:
         """A node was announced at these addresses, or, with none, it left."""
         known = self._heard.get(node)
         if not addresses:
-            if known is not None:
-                self._lose(node)
+            if known is not None and not known.doubted:
+                known.doubted = True
+                self._doubts.start_soon(self._lose_unless_heard, node, known)
             return
         if known is None and len(self._heard) >= MAX_NODES:
+            self._turned_away = True
             return
         found = [(host, port) for host in nearest_first(addresses, self._chosen)][:MAX_FRESH]
         if not found:
@@ -192,12 +203,22 @@ class Mdns:
         self._heard[node] = _Sighting((found + older)[:MAX_ENDPOINTS], self._stations)
         self._whereabouts.sighted(node, self._heard[node].endpoints, FOUND_BY)
 
-    async def _forget_the_unheard(self) -> None:
-        """M5."""
-        await trio.sleep(UNHEARD)
-        for node, sighting in list(self._heard.items()):
-            if sighting.station != self._stations:
-                self._lose(node)
+    async def _lose_unless_heard(self, node: bytes, doubted: _Sighting) -> None:
+        """M4; the station has asked."""
+        await trio.sleep(SILENCE)
+        if self._heard.get(node) is doubted:
+            self._lose(node)
+
+    async def _forget_the_unheard(self, station_ends: trio.CancelScope) -> None:
+        """M5, and M3 where it made room too late for somebody."""
+        while True:
+            await trio.sleep(UNHEARD)
+            for node, sighting in list(self._heard.items()):
+                if sighting.station != self._stations:
+                    self._lose(node)
+            if self._turned_away:
+                self._turned_away = False
+                station_ends.cancel()
 
     def _lose(self, node: bytes) -> None:
         del self._heard[node]
@@ -261,7 +282,8 @@ class _Station:
         self._farewell = False
         self._heard = 0
         self._asking: set[asyncio.Task[None]] = set()
-        self._leaving: dict[str, asyncio.TimerHandle] = {}
+        self._question: asyncio.TimerHandle | None = None
+        self._last_question = -BETWEEN_QUESTIONS
 
     def run(self) -> None:
         """Until stopped. Raises OSError, RuntimeError or zeroconf.Error: no sockets to be had."""
@@ -345,22 +367,20 @@ class _Station:
         facts = info.properties
         if facts.get(b"v") != VERSION or facts.get(b"id") != key.encode() or not info.port:
             return
-        if timer := self._leaving.pop(info.name.lower(), None):
-            timer.cancel()
         self._tell(key, tuple(info.parsed_scoped_addresses()[:MAX_ADDRESSES]), info.port)
 
     def _leave(self, name: str) -> None:
-        """M4: ask whether it is true, and wait for the answer."""
-        if name in self._leaving or len(self._leaving) >= MAX_NODES:
-            return
-        self._leaving[name] = self._loop.call_later(SILENCE, self._gone, name)
+        """M4: report it, and ask everybody who is there."""
+        self._tell(name.removesuffix(f".{SERVICE}"), (), 0)
+        if self._question is None:
+            wait = max(0.0, self._last_question + BETWEEN_QUESTIONS - self._loop.time())
+            self._question = self._loop.call_later(wait, self._ask_all)
+
+    def _ask_all(self) -> None:
+        self._question, self._last_question = None, self._loop.time()
         question = DNSOutgoing(_QUERY)
         question.add_question(DNSQuestion(SERVICE, _PTR, _IN))
         self._zeroconf.zeroconf.async_send(question)
-
-    def _gone(self, name: str) -> None:
-        del self._leaving[name]
-        self._tell(name.removesuffix(f".{SERVICE}"), (), 0)
 
     def _tell(self, key: str, addresses: tuple[str, ...], port: int) -> None:
         try:
