@@ -1,0 +1,253 @@
+"""The agents of this node: their keys, cards and names.
+
+A1  A name is one agent: its key, mailbox and mail stay with it. Whoever takes a name after a
+    purge is another agent with another key, and reads nothing of the one before.
+A2  A card is signed anew, with the next number, whenever what it says changes, and weekly, when
+    the inbox key is renewed. Secrets of inbox keys are destroyed five weeks after their end.
+A3  Removing an agent withdraws its card; its mail stays until it is purged.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ampd.crypto import keyfiles
+from ampd.crypto.keyfiles import AgentKeys, InboxKey
+from ampd.crypto.keys import OpeningKey, SigningKey, open1
+from ampd.model.address import Address, check_name
+from ampd.model.card import Card
+from ampd.model.errors import Invalid, Refused
+from ampd.storage.records import Agent as AgentRecord
+from ampd.storage.store import Store, Transaction
+
+WEEK: Final = 7 * 86_400_000  # milliseconds
+INBOX_KEY_FOR: Final = WEEK
+KEEP_OLD_KEYS_FOR: Final = 5 * WEEK  # longer than the longest expiry, 30 days
+RESERVED: Final = frozenset({"ampd"})  # the node itself writes under this name
+CARD_CONTEXT: Final = "ampd/card/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent of this node."""
+
+    name: str
+    address: Address
+    created: int
+    keys: AgentKeys
+    card: Card
+    signed_card: bytes
+
+    @property
+    def key(self) -> bytes:
+        """Its public key: who it is."""
+        return self.keys.signing.public
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What an agent says of itself; None leaves it as it is."""
+
+    alias: str | None = None
+    description: str | None = None
+    capabilities: tuple[str, ...] | None = None
+
+
+class Agents:
+    """All agents of this node, in memory; their cards in the store, their secrets in key files."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        domain: str,
+        node: SigningKey,
+        now: Callable[[], int],
+        relays: tuple[str, ...] = (),
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self.domain = domain
+        self.node = node
+        self._now = now
+        self._relays = relays
+        self._agents: dict[str, Agent] = {}
+        self._by_mailbox: dict[bytes, Agent] = {}
+        self._by_key: dict[bytes, Agent] = {}
+        self._withdrawn: list[bytes] = []
+
+    async def load(self) -> None:
+        """Take in the agents that the store knows; renew what is due."""
+        rows = self._store.view.execute(
+            "SELECT name, created, card, removed FROM agents ORDER BY id"
+        ).fetchall()
+        for name, created, signed, removed in rows:
+            if removed:
+                self._withdrawn.append(signed)
+                continue
+            keys = keyfiles.load_agent_keys(self._path(name))
+            card = Card.from_bytes(open1(signed, CARD_CONTEXT)[1])
+            self._take(Agent(name, card.address, created, keys, card, signed))
+        await self.renew()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.key"
+
+    def _take(self, agent: Agent) -> None:
+        self._agents[agent.name] = agent
+        self._by_mailbox[agent.keys.mailbox] = agent
+        self._by_key[agent.key] = agent
+
+    def __iter__(self) -> Iterator[Agent]:
+        return iter(list(self._agents.values()))
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def named(self, name: str) -> Agent:
+        """The agent of this name, or Refused (agent_unknown)."""
+        agent = self._agents.get(name.lower().removesuffix(f"@{self.domain}"))
+        if agent is None:
+            raise Refused(
+                f"no agent named {name!r} on this node",
+                code="agent_unknown",
+                hint=f"amp init {name}" if name else "amp init NAME",
+            )
+        return agent
+
+    def at(self, address: Address) -> Agent | None:
+        """The local agent with this address."""
+        return self._agents.get(address.name) if address.domain == self.domain else None
+
+    def of_mailbox(self, mailbox: bytes) -> Agent | None:
+        """The local agent that a mailbox id belongs to."""
+        return self._by_mailbox.get(mailbox)
+
+    def of_key(self, key: bytes) -> Agent | None:
+        """The local agent with this key."""
+        return self._by_key.get(key)
+
+    def cards(self) -> list[bytes]:
+        """All signed cards of this node, those of removed agents too."""
+        return [agent.signed_card for agent in self] + self._withdrawn
+
+    async def create(self, name: str, profile: Profile) -> tuple[Agent, bool]:
+        """The agent `name`, and whether it is new; an existing one takes on what is not None."""
+        name = check_name(name)
+        if name in RESERVED:
+            raise Invalid(f"the name {name!r} is kept for the node itself", hint="amp init NAME")
+        found = self._agents.get(name)
+        if found is not None:
+            return found, False
+        now = self._now()
+        path = self._path(name)
+        if not path.exists():
+            fresh = keyfiles.new_agent_keys(now + INBOX_KEY_FOR)
+            keyfiles.save_agent_keys(path, fresh, replace=False)
+        keys = keyfiles.load_agent_keys(path)
+        row = self._store.view.execute(
+            "SELECT created, card FROM agents WHERE key=?", (keys.signing.public,)
+        ).fetchone()
+        number = Card.from_bytes(open1(row[1], CARD_CONTEXT)[1]).number + 1 if row else 1
+        created = row[0] if row else now
+        agent = self._signed(
+            Agent(name, Address(name, self.domain), created, keys, *_NO_CARD), number, profile
+        )
+        await self._keep(agent)
+        return agent, True
+
+    def _signed(self, agent: Agent, number: int, profile: Profile) -> Agent:
+        keys, old = agent.keys, agent.card
+        newest = keys.inbox[-1]
+        card = Card(
+            address=Address(agent.name, self.domain),
+            number=number,
+            issued=self._now(),
+            mailbox=keys.mailbox,
+            nodes=(self.node.public,),
+            inbox=newest.key.public,
+            inbox_until=newest.until,
+            fallback=keys.fallback.public,
+            relays=self._relays,
+            alias=old.alias if profile.alias is None else profile.alias,
+            description=old.description if profile.description is None else profile.description,
+            capabilities=(
+                old.capabilities if profile.capabilities is None else profile.capabilities
+            ),
+        )
+        signed = keys.signing.sign1(CARD_CONTEXT, card.to_bytes())
+        Card.from_bytes(open1(signed, CARD_CONTEXT)[1])  # what we say must pass our own checks
+        return replace(agent, address=card.address, card=card, signed_card=signed)
+
+    async def _keep(self, agent: Agent) -> None:
+        record = AgentRecord(agent.key, agent.name, agent.created, agent.signed_card)
+        await self._store.write(lambda tx: tx.append(record))
+        self._withdrawn = [
+            card for card in self._withdrawn if open1(card, CARD_CONTEXT)[0] != agent.key
+        ]
+        self._take(agent)
+
+    async def remove(self, name: str, *, purge: bool) -> Agent:
+        """Withdraw the card of an agent; with `purge` destroy its keys and mail (A3)."""
+        removed = self._store.view.execute(
+            "SELECT 1 FROM agents WHERE name=? AND removed=1", (name.lower(),)
+        ).fetchone()
+        if purge and removed and name.lower() not in self._agents:
+            return await self._purge_removed(name.lower())
+        agent = self.named(name)
+        card = replace(agent.card, number=agent.card.number + 1, issued=self._now(), withdrawn=True)
+        signed = agent.keys.signing.sign1(CARD_CONTEXT, card.to_bytes())
+        await self._write_removed(agent, signed, purge=purge)
+        del self._agents[agent.name], self._by_key[agent.key]
+        del self._by_mailbox[agent.keys.mailbox]
+        self._withdrawn.append(signed)
+        return replace(agent, card=card, signed_card=signed)
+
+    async def _purge_removed(self, name: str) -> Agent:
+        keys = keyfiles.load_agent_keys(self._path(name))
+        row = self._store.view.execute(
+            "SELECT created, card FROM agents WHERE key=?", (keys.signing.public,)
+        ).fetchone()
+        card = Card.from_bytes(open1(row[1], CARD_CONTEXT)[1])
+        agent = Agent(name, card.address, row[0], keys, card, row[1])
+        await self._write_removed(agent, row[1], purge=True)
+        return agent
+
+    async def _write_removed(self, agent: Agent, signed: bytes, *, purge: bool) -> None:
+        record = AgentRecord(
+            agent.key, agent.name, agent.created, signed, removed=True, purged=purge
+        )
+
+        def work(tx: Transaction) -> None:
+            tx.append(record)
+
+        await self._store.write(work)
+        if purge:
+            keyfiles.destroy(self._path(agent.name))
+
+    async def renew(self) -> bool:
+        """Sign anew the cards that are due (A2); whether any changed."""
+        now = self._now()
+        changed = False
+        for agent in self:
+            keys = agent.keys
+            if keys.inbox[-1].until - now < INBOX_KEY_FOR // 7:
+                fresh = InboxKey(OpeningKey.generate(), now + INBOX_KEY_FOR)
+                kept = tuple(old for old in keys.inbox if now < old.until + KEEP_OLD_KEYS_FOR)
+                keys = replace(keys, inbox=(*kept, fresh)[-keyfiles.MAX_INBOX_KEYS :])
+                keyfiles.save_agent_keys(self._path(agent.name), keys, replace=True)
+            moved = agent.card.address.domain != self.domain
+            asked_elsewhere = agent.card.nodes != (self.node.public,)
+            relays = agent.card.relays != self._relays
+            if keys is not agent.keys or moved or relays or asked_elsewhere:
+                fresh_agent = replace(agent, keys=keys)
+                await self._keep(self._signed(fresh_agent, agent.card.number + 1, Profile()))
+                changed = True
+        return changed
+
+
+_NO_CARD: Final = (
+    Card(Address("nobody", "local"), 0, 0, b"", (), b"", 0, b""),
+    b"",
+)

@@ -1,0 +1,354 @@
+"""Whom we know, by which key, and how far we trust it.
+
+An address and a key together are a contact. Its `state`:
+
+    seen       its card was seen; the key is pinned to the address
+    pinned     mail was exchanged, or the user added it
+    verified   the user confirmed the fingerprint
+    pending    wrote to us while the policy quarantines strangers
+    conflict   claims an address that is pinned to another key
+
+  N1  The first key seen for an address is pinned; another one never replaces it without the
+      user's word (`accept`, `verify`).
+  N2  What comes under a key that differs from the pinned one is quarantined, and said so.
+  N3  Trust is `verified` for agents of this node and verified contacts, `external` for pinned
+      keys, `untrusted` for everything else.
+  N4  At most MAX_STRANGERS contacts are made by sight alone; the user's own are not counted.
+"""
+
+import difflib
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ampd.core.agents import CARD_CONTEXT, Agent, Agents
+from ampd.crypto.keys import open1
+from ampd.model.address import Address, ContactLink, check_name, fingerprint
+from ampd.model.card import Card
+from ampd.model.errors import Invalid, Refused
+from ampd.storage.records import CardSeen, Contact, Released
+from ampd.storage.store import Store, Transaction
+
+MAX_STRANGERS: Final = 10_000  # a few MiB of journal for a hostile LAN
+MAX_CARDS: Final = 1000  # of one node; the rest is passed over
+
+# How the index tells trust, for any query that has messages as m.
+TRUST_JOIN: Final = (
+    " LEFT JOIN contacts c ON c.address=m.sender AND c.key=m.sender_key"
+    " LEFT JOIN agents la ON la.key=m.sender_key"
+)
+TRUST: Final = (
+    "CASE WHEN la.id IS NOT NULL OR m.via='system' OR c.state='verified' THEN 'verified'"
+    " WHEN c.state IN ('seen','pinned') THEN 'external' ELSE 'untrusted' END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Somebody to send to."""
+
+    address: Address
+    key: bytes
+    card: Card | None
+    local: Agent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One contact, as the user sees it."""
+
+    address: str
+    key: bytes
+    state: str
+    blocked: bool
+    since: int
+    source: str
+    relays: tuple[str, ...]
+    note: str
+
+    @property
+    def trust(self) -> str:
+        """N3."""
+        known = {"verified": "verified", "seen": "external", "pinned": "external"}
+        return known.get(self.state, "untrusted")
+
+
+def _known(row: sqlite3.Row) -> Known:
+    return Known(
+        row["address"], row["key"], row["state"], bool(row["blocked"]), row["since"],
+        row["source"], tuple(json.loads(row["relays"])), row["note"],
+    )  # fmt: skip
+
+
+def known_at(db: sqlite3.Connection, address: str) -> list[Known]:
+    """All contacts of one address, the pinned key first."""
+    rows = db.execute("SELECT * FROM contacts WHERE address=?", (address,)).fetchall()
+    order = ("verified", "pinned", "seen", "pending", "conflict")
+    return sorted((_known(row) for row in rows), key=lambda known: order.index(known.state))
+
+
+class Contacts:
+    """The address book."""
+
+    def __init__(
+        self, store: Store, agents: Agents, now: Callable[[], int], unknown_senders: str
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._now = now
+        self.unknown_senders = unknown_senders
+
+    # --- who may write to us ---------------------------------------------------------------
+
+    def judge(self, tx: Transaction, sender: Address, key: bytes, source: str) -> str:
+        """ "" if a message under this key may be shown as from `sender`, else why it is quarantined.
+
+        Notes what it learns. Raises Refused: blocked, or strangers are not let in.
+        """
+        local = self._agents.at(sender)
+        if local is not None:
+            return "" if local.key == key else "key_changed"
+        known = known_at(tx.db, str(sender))
+        if any(contact.blocked for contact in known):
+            raise Refused(f"{sender} is blocked here", code="blocked")
+        same = next((contact for contact in known if contact.key == key), None)
+        if same is not None and same.state in ("pinned", "verified"):
+            return ""
+        if same is not None and same.state in ("conflict", "pending"):
+            return "key_changed" if same.state == "conflict" else "unknown_sender"
+        if same is None and known:
+            tx.append(self._contact(sender, key, "conflict", source))
+            return "key_changed"
+        if self.unknown_senders == "reject":
+            raise Refused(f"{sender} is not known here, and strangers are not let in")
+        pending = self.unknown_senders == "quarantine"
+        since = same.since if same else 0
+        tx.append(self._contact(sender, key, "pending" if pending else "pinned", source, since))
+        return "unknown_sender" if pending else ""
+
+    def _contact(
+        self, address: Address | str, key: bytes, state: str, source: str, since: int = 0
+    ) -> Contact:
+        return Contact(str(address), key, state, False, since or self._now(), source)
+
+    # --- cards ----------------------------------------------------------------------------
+
+    async def learn(self, cards: list[bytes], node: bytes, source: str) -> None:
+        """Keep the valid, newer ones of the signed cards that somebody showed (C1, N1, N4)."""
+        fresh = []
+        for signed in cards[:MAX_CARDS]:
+            if self._store.view.execute(
+                "SELECT 1 FROM cards WHERE key=? AND signed=?", (signed_by(signed), signed)
+            ).fetchone():
+                continue
+            try:
+                key, payload = open1(signed, CARD_CONTEXT)
+                fresh.append((signed, key, Card.from_bytes(payload)))
+            except Refused:
+                continue  # not a card: nobody's word, and nothing to tell
+        if fresh:
+            await self._store.write(
+                lambda tx: [self.take_card(tx, *each, node, source) for each in fresh]
+            )
+
+    def take_card(
+        self, tx: Transaction, signed: bytes, key: bytes, card: Card, node: bytes, source: str
+    ) -> bool:
+        """Within a work: keep a card if it is newer than the one known (C1); whether it was."""
+        if self._agents.of_key(key) is not None:
+            return False
+        row = tx.db.execute("SELECT number FROM cards WHERE key=?", (key,)).fetchone()
+        if row is not None and row[0] >= card.number:
+            return False
+        if row is None and self._strangers(tx.db) >= MAX_STRANGERS:
+            return False
+        tx.append(CardSeen(signed, node, self._now()))
+        known = known_at(tx.db, str(card.address))
+        if not any(contact.key == key for contact in known) and not card.withdrawn:
+            claimed = bool(known) or self._agents.at(card.address) is not None
+            state = "conflict" if claimed else "seen"
+            tx.append(self._contact(card.address, key, state, source))
+        return True
+
+    def _strangers(self, db: sqlite3.Connection) -> int:
+        row = db.execute("SELECT count(*) FROM contacts WHERE state IN ('seen','conflict')")
+        count: int = row.fetchone()[0]
+        return count
+
+    def card(self, key: bytes) -> Card | None:
+        """The newest card of a key."""
+        row = self._store.view.execute("SELECT signed FROM cards WHERE key=?", (key,)).fetchone()
+        return Card.from_bytes(open1(row[0], CARD_CONTEXT)[1]) if row else None
+
+    # --- whom we may write to -------------------------------------------------------------
+
+    def resolve(self, text: str) -> Target:
+        """Whom `text` names: an address, or a name that only one known agent has."""
+        if "@" in text:
+            return self._at_address(Address.parse(text))
+        name = check_name(text)
+        local = self._agents.at(Address(name, self._agents.domain))
+        if local is not None:
+            return Target(local.address, local.key, local.card, local)
+        rows = self._store.view.execute(
+            "SELECT DISTINCT address FROM contacts WHERE address LIKE ? ESCAPE '\\'"
+            " AND state NOT IN ('conflict','pending')",
+            (name.replace("_", "\\_") + "@%",),
+        ).fetchall()
+        if len(rows) == 1:
+            return self._at_address(Address.parse(rows[0][0]))
+        if rows:
+            listed = ", ".join(sorted(row[0] for row in rows))
+            raise Refused(f"{text!r} may be {listed}", code="ambiguous", hint="write the address")
+        raise self._nobody(text)
+
+    def _at_address(self, address: Address) -> Target:
+        local = self._agents.at(address)
+        if local is not None:
+            return Target(address, local.key, local.card, local)
+        known = known_at(self._store.view, str(address))
+        if any(contact.blocked for contact in known):
+            raise Refused(
+                f"{address} is blocked by you", code="blocked",
+                hint=f"amp contact unblock {address}",
+            )  # fmt: skip
+        usable = [c for c in known if c.state not in ("conflict", "pending")]
+        if not usable:
+            raise self._nobody(str(address))
+        card = self.card(usable[0].key)
+        if card is not None and card.withdrawn:
+            raise Refused(f"{address} was removed by its owner", code="recipient_unknown")
+        return Target(address, usable[0].key, card)
+
+    def _nobody(self, text: str) -> Refused:
+        everybody = [
+            row[0]
+            for row in self._store.view.execute("SELECT DISTINCT address FROM contacts LIMIT 1000")
+        ]
+        everybody += [str(agent.address) for agent in self._agents]
+        names = {address.partition("@")[0]: address for address in everybody}
+        close = difflib.get_close_matches(text, [*everybody, *names], n=1)
+        near = f"did you mean {names.get(close[0], close[0])}? " if close else ""
+        return Refused(
+            f"nobody known as {text}", code="recipient_unknown",
+            hint=f"{near}`amp discover` lists who can be reached, "
+            "`amp contact add LINK` adds somebody",
+        )  # fmt: skip
+
+    # --- the user's word ------------------------------------------------------------------
+
+    def listed(self, address: str = "") -> list[Known]:
+        """The contacts, or those of one address (Refused contact_unknown if there is none)."""
+        if address:
+            found = known_at(self._store.view, str(self._full(address)))
+            if not found:
+                raise Refused(
+                    f"no contact {address}", code="contact_unknown", hint="amp contact list"
+                )
+            return found
+        rows = self._store.view.execute("SELECT * FROM contacts ORDER BY address, since")
+        return [_known(row) for row in rows.fetchall()]
+
+    def _full(self, text: str) -> Address:
+        return Address.parse(text) if "@" in text else self.resolve(text).address
+
+    async def add(self, text: str) -> list[Known]:
+        """Add the contact of a link; its key is verified, since the user got it from somewhere."""
+        link = ContactLink.parse(text)
+        if self._agents.of_key(link.key) is not None:
+            raise Invalid(f"{link.address} is an agent of this node")
+        known = known_at(self._store.view, str(link.address))
+        others = [c for c in known if c.key != link.key and c.state not in ("conflict", "pending")]
+        if others:
+            raise Refused(
+                f"{link.address} is known with another key, {fingerprint(others[0].key)}",
+                code="conflict",
+                hint=f"amp contact remove {link.address}, if you trust the new one",
+            )
+        uris = tuple(str(uri) for uri in (*link.relays, *link.nodes))
+        record = Contact(str(link.address), link.key, "verified", False, self._now(), "link", uris)
+        await self._store.write(lambda tx: tx.append(record))
+        return self.listed(str(link.address))
+
+    async def verify(self, address: str, said: str) -> list[Known]:
+        """The user compared the fingerprint: the key that has it is verified."""
+        known = self.listed(address)
+        match = [c for c in known if fingerprint(c.key) == said.strip()]
+        if not match:
+            raise Invalid(
+                f"{address} has the fingerprint {fingerprint(known[0].key)}, not {said}",
+                hint="compare it with what its owner sees in `amp whoami`",
+            )
+        return await self._settle(match[0], "verified")
+
+    async def accept(self, address: str) -> list[Known]:
+        """Let in who was quarantined: a stranger, or a key that changed."""
+        waiting = [c for c in self.listed(address) if c.state in ("conflict", "pending")]
+        if not waiting:
+            raise Invalid(f"nothing of {address} waits for your decision", hint="amp contact list")
+        if len(waiting) > 1:
+            prints = ", ".join(fingerprint(c.key) for c in waiting)
+            raise Refused(
+                f"{address} is claimed by several keys: {prints}", code="ambiguous",
+                hint=f"amp contact verify {address} FINGERPRINT",
+            )  # fmt: skip
+        return await self._settle(waiting[0], "pinned")
+
+    async def _settle(self, chosen: Known, state: str) -> list[Known]:
+        def work(tx: Transaction) -> None:
+            for other in known_at(tx.db, chosen.address):
+                if other.key != chosen.key and other.state not in ("conflict", "pending"):
+                    tx.append(self._again(other, state="removed"))
+            tx.append(self._again(chosen, state=state))
+            self._release(tx, chosen)
+
+        await self._store.write(work)
+        return self.listed(chosen.address)
+
+    def _again(self, known: Known, *, state: str = "", blocked: bool | None = None) -> Contact:
+        return Contact(
+            known.address, known.key, state or known.state,
+            known.blocked if blocked is None else blocked, known.since, known.source,
+            known.relays, known.note,
+        )  # fmt: skip
+
+    def _release(self, tx: Transaction, chosen: Known) -> None:
+        rows = tx.db.execute(
+            "SELECT a.key, b.number FROM boxes b JOIN messages m ON m.seq=b.message"
+            " JOIN agents a ON a.id=b.agent"
+            " WHERE b.state=3 AND m.sender=? AND m.sender_key=? ORDER BY b.agent, b.number",
+            (chosen.address, chosen.key),
+        ).fetchall()
+        for agent, number in rows:
+            tx.append(Released(agent, number, next_number(tx, agent), self._now()))
+
+    async def block(self, address: str, *, blocked: bool) -> list[Known]:
+        """Refuse, or take again, what comes from an address."""
+        known = self.listed(address)
+        await self._store.write(
+            lambda tx: [tx.append(self._again(contact, blocked=blocked)) for contact in known]
+        )
+        return self.listed(known[0].address)
+
+    async def remove(self, address: str) -> list[Known]:
+        """Forget an address and its keys: the next one seen is pinned."""
+        known = self.listed(address)
+        await self._store.write(
+            lambda tx: [tx.append(self._again(contact, state="removed")) for contact in known]
+        )
+        return known
+
+
+def signed_by(signed: bytes) -> bytes:
+    """The key that a COSE_Sign1 names, unproved: where to look it up."""
+    start = 7  # array(4), bytes(39), map(2), 1: -8, 4: bytes(32)
+    return signed[start + 2 : start + 34]
+
+
+def next_number(tx: Transaction, agent: bytes) -> int:
+    """The next number of an agent's mailbox."""
+    row = tx.db.execute("SELECT last FROM agents WHERE key=?", (agent,)).fetchone()
+    number: int = row[0] + 1
+    return number

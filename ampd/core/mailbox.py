@@ -1,0 +1,182 @@
+"""The one door in: what came from anywhere, to stay in the mailbox of an agent here.
+
+    deliver   opened, checked, judged, kept: then the receipt is true
+
+  B1  Nothing is kept but what its sender's key signed, for this agent's key, not expired, and not
+      dated more than a day ahead (P6).
+  B2  A message is kept once, however often and by whichever way it comes (P2); a repeated one is
+      answered with a receipt again. The mark as seen outlives the message.
+  B3  A receipt goes out only after the sync that holds the message and its mark (P1).
+  B4  A key that differs from the one known for an address is quarantined, never shown as that
+      address's mail (contacts.py, N2).
+  B5  What was sealed to a key that is gone is refused with the newer card.
+  B6  A receipt counts only if the key signed it that the message was addressed to.
+
+Not here: lists and marks (reading.py), what goes out (submission.py, transfer.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ampd.core.agents import CARD_CONTEXT, Agent, Agents
+from ampd.core.contacts import Contacts, next_number
+from ampd.core.safety import flags
+from ampd.crypto.keys import open1
+from ampd.model.card import Card
+from ampd.model.errors import Invalid, Refused, StaleKey
+from ampd.model.message import Delivery, Envelope, Letter, Message, Receipt, digest
+from ampd.storage.records import Kept, Progress, State
+from ampd.storage.store import Store, Transaction
+
+MESSAGE_CONTEXT: Final = "ampd/message/1"
+RECEIPT_CONTEXT: Final = "ampd/receipt/1"
+AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A letter that held up to every check that needs no memory."""
+
+    message: Message
+    signed: bytes
+    key: bytes
+    card: tuple[bytes, Card] | None  # the sender's, if it was in the letter and is its own
+
+
+def receipt_for(agent: Agent, message: Message, signed: bytes, stage: str, at: int) -> bytes:
+    """What the agent's key says of a message that it got."""
+    receipt = Receipt(message.id, digest(signed), agent.address, message.sender, stage, at)
+    return agent.keys.signing.sign1(RECEIPT_CONTEXT, receipt.to_bytes())
+
+
+class Mailbox:
+    """Implements ports.Door."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        contacts: Contacts,
+        now: Callable[[], int],
+        message_bytes: int,
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._contacts = contacts
+        self._now = now
+        self.message_bytes = message_bytes
+
+    async def deliver(self, envelope: Envelope, node: bytes, via: str = "direct") -> Delivery:
+        """Return once the message, or the receipt, is safe here (B1-B6)."""
+        agent = self._agents.of_mailbox(envelope.mailbox)
+        if agent is None:
+            raise Refused("there is no such mailbox here", code="recipient_unknown")
+        if len(envelope.sealed) > 2 * self.message_bytes:
+            raise Refused(f"over {self.message_bytes} bytes", code="too_large")
+        plain = agent.keys.open(envelope.sealed)
+        if plain is None:
+            raise StaleKey("sealed to a key that is gone", agent.signed_card)
+        letter = Letter.from_bytes(plain)
+        if letter.kind == "receipt":
+            return await self._take_receipt(letter, agent, via)
+        if letter.kind != "message":
+            raise Invalid(f"a letter of kind {letter.kind!r}")
+        opened = self._check(letter, agent)
+        at = await self._store.write(lambda tx: self._keep(tx, agent, opened, node, via))
+        return Delivery(
+            "delivered", receipt_for(agent, opened.message, opened.signed, "delivered", at)
+        )
+
+    def cards(self) -> list[bytes]:
+        """The signed cards of this node's agents."""
+        return self._agents.cards()
+
+    async def learn(self, cards: list[bytes], node: bytes) -> None:
+        """Keep the cards that a peer showed."""
+        await self._contacts.learn(cards, node, "lan")
+
+    def _check(self, letter: Letter, agent: Agent) -> Opened:
+        """Everything about a message that needs no memory (B1)."""
+        key, payload = open1(letter.signed, MESSAGE_CONTEXT)
+        message = Message.from_bytes(payload)
+        now = self._now()
+        if all(to.key != agent.key for to in message.to):
+            raise Refused("not addressed to this agent", code="forged")
+        if message.expires <= now:
+            raise Refused("it expired before it came", code="expired")
+        if message.sent > now + AHEAD:
+            raise Refused("it is dated more than a day ahead", code="invalid")
+        return Opened(message, letter.signed, key, _own_card(letter.card, key, message))
+
+    def _keep(self, tx: Transaction, agent: Agent, opened: Opened, node: bytes, via: str) -> int:
+        """Within the store's work: judge and append; when it was (or had been) kept."""
+        message, key = opened.message, opened.key
+        before = held_at(tx, agent.key, key, message.id)
+        if before:
+            return before  # B2
+        if opened.card is not None:
+            signed, card = opened.card
+            self._contacts.take_card(tx, signed, key, card, node, via)
+        reason = self._contacts.judge(tx, message.sender, key, via)
+        state = State.QUARANTINED if reason else State.UNREAD
+        found = flags(message.subject, message.body, message.payload or "", message.context or "")
+        box = (agent.key, next_number(tx, agent.key), int(state), reason)
+        tx.append(Kept(opened.signed, tx.now, via, True, b"", (box,), found))
+        return tx.now
+
+    async def _take_receipt(self, letter: Letter, agent: Agent, via: str) -> Delivery:
+        key, payload = open1(letter.signed, RECEIPT_CONTEXT)
+        receipt = Receipt.from_bytes(payload)
+
+        def work(tx: Transaction) -> None:
+            note_receipt(tx, agent.key, key, receipt, letter.signed, via)
+
+        await self._store.write(work)
+        return Delivery("delivered")
+
+
+def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card] | None:
+    """The card in a letter, if it is the sender's own; another one is passed over."""
+    if not signed:
+        return None
+    try:
+        signer, payload = open1(signed, CARD_CONTEXT)
+        card = Card.from_bytes(payload)
+    except Refused:
+        return None
+    return (signed, card) if signer == key and card.address == message.sender else None
+
+
+def held_at(tx: Transaction, agent: bytes, sender: bytes, identifier: bytes) -> int:
+    """When this agent got this message; 0 if it never did."""
+    row = tx.db.execute(
+        "SELECT m.at FROM messages m JOIN boxes b ON b.message=m.seq JOIN agents a ON a.id=b.agent"
+        " WHERE m.id=? AND m.sender_key=? AND a.key=?"
+        " UNION ALL SELECT at FROM seen WHERE sender=? AND id=? AND agent=? LIMIT 1",
+        (identifier, sender, agent, sender, identifier, agent),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def note_receipt(
+    tx: Transaction, agent: bytes, key: bytes, receipt: Receipt, signed: bytes, via: str
+) -> None:
+    """Within a work: note what a recipient's key said of a message that an agent here sent (B6)."""
+    row = tx.db.execute(
+        "SELECT m.seq, d.recipient, d.via FROM messages m JOIN agents a ON a.id=m.by"
+        " JOIN deliveries d ON d.message=m.seq WHERE m.id=? AND a.key=? AND d.key=?",
+        (receipt.message, agent, key),
+    ).fetchone()
+    if row is None:
+        return  # a message that was deleted, or never sent from here
+    seq, place, known_via = row
+    known = tx.db.execute(
+        "SELECT 1 FROM receipts WHERE message=? AND recipient=? AND stage=?",
+        (seq, place, receipt.stage),
+    ).fetchone()
+    if known is None:
+        way = known_via or via
+        tx.append(
+            Progress(receipt.message, agent, place, receipt.stage, way, receipt.at, "", signed)
+        )
