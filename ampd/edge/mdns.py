@@ -160,7 +160,7 @@ class Mdns:
         ended = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             thread = trio.CancelScope(shield=True)
-            nursery.start_soon(self._in_a_thread, station, thread, ended)
+            nursery.start_soon(self._keep_on_air, station, thread, ended)
             nursery.start_soon(self._forget_the_unheard, ended)
             try:
                 with ended:
@@ -171,14 +171,13 @@ class Mdns:
                 thread.deadline = trio.current_time() + FAREWELL
                 nursery.cancel_scope.cancel()
 
-    async def _in_a_thread(
+    async def _keep_on_air(
         self, station: "_Station", life: trio.CancelScope, ended: trio.CancelScope
     ) -> None:
         """Run the station; when its time is over it is left to itself (M7)."""
-        own = trio.CapacityLimiter(1)  # never behind the disk's threads
         try:
             with life:
-                await trio.to_thread.run_sync(station.run, abandon_on_cancel=True, limiter=own)
+                await station.run()
         except (OSError, RuntimeError, Error) as exc:
             self._error = f"mDNS failed: {exc or type(exc).__name__}"
             log.warning("discovery: %s; next try in %.0f s", self._error, RETRY)
@@ -263,7 +262,7 @@ def nearest_first(addresses: Sequence[str], ours: Sequence[HostAddress]) -> list
 
 
 class _Station:
-    """One run of zeroconf on one set of addresses. `run` blocks; `stop` is for other threads."""
+    """One run of zeroconf on one set of addresses, in a thread of its own."""
 
     def __init__(
         self,
@@ -285,17 +284,24 @@ class _Station:
         self._question: asyncio.TimerHandle | None = None
         self._last_question = -BETWEEN_QUESTIONS
 
-    def run(self) -> None:
-        """Until stopped. Raises OSError, RuntimeError or zeroconf.Error: no sockets to be had."""
-        self._loop.set_exception_handler(_log_exception)
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._main())
+    async def run(self) -> None:
+        """Until stopped; left to itself when cancelled.
+
+        Raises OSError, RuntimeError or zeroconf.Error where no sockets are to be had.
+        """
+        own = trio.CapacityLimiter(1)  # never behind the disk's threads
+        await trio.to_thread.run_sync(self._thread, abandon_on_cancel=True, limiter=own)
 
     def stop(self, *, farewell: bool) -> None:
         """Ask it to end, with a goodbye to the network or without."""
         self._farewell = farewell
         with contextlib.suppress(RuntimeError):  # it has ended already
             self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def _thread(self) -> None:
+        self._loop.set_exception_handler(_log_exception)
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._main())
 
     async def _main(self) -> None:
         self._zeroconf = AsyncZeroconf(*_sockets(self._addresses))

@@ -1,7 +1,5 @@
 """What discovery makes of what it hears. Hosts with cables are in test_mdns_lan.py."""
 
-import threading
-
 import pytest
 import trio
 from hypothesis import given
@@ -35,15 +33,15 @@ class StationThatHearsWhatItIsTold:
     def __init__(self, name, port, addresses, hear):
         self.addresses = addresses
         self.hear = hear
-        self.stopped = threading.Event()
+        self.stopped = trio.Event()
         self.farewell = None
         type(self).running = self
         type(self).started += 1
 
-    def run(self):
+    async def run(self):
         if self.fails:
             raise self.fails.pop()
-        self.stopped.wait()
+        await self.stopped.wait()
 
     def stop(self, *, farewell):
         self.farewell = farewell
@@ -80,9 +78,7 @@ class Air:
 def station(monkeypatch):
     fresh = type("Station", (StationThatHearsWhatItIsTold,), {"fails": []})
     monkeypatch.setattr(module, "_Station", fresh)
-    yield fresh
-    if fresh.running:
-        fresh.running.stopped.set()
+    return fresh
 
 
 @pytest.fixture
