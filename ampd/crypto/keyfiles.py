@@ -1,10 +1,13 @@
 """Key files: made with their final mode at the first system call, never half-written.
 
-  F1  A key file has mode 0600 from the call that makes it; its folder has 0700.
+  F1  A key file has mode 0600 from the call that makes it; its folder has 0700, and so have the
+      folders above it that had to be made.
   F2  It is written beside its place, synced, and put there by link or rename, and the folder is
-      synced: after a crash there is the old file, the new one, or none.
+      synced: after a crash there is the old file, the new one, or none. What a crash left beside
+      it is removed by `remove_leftovers`, for it may hold a secret that was to be destroyed.
   F3  A node key is made once; of two programs that make it at once, both use the one that won.
-  F4  Nothing is followed through a symbolic link; a file that others may read is refused.
+  F4  Nothing is followed through a symbolic link; a file that others may read, or that is not a
+      plain file of this user, is refused.
 
     node.key          the CBOR map {v: 1, kind: "node", seed}
     agents/NAME.key   {v: 1, kind: "agent", seed, fallback, mailbox, inbox: [[secret, until], ...]}
@@ -15,9 +18,10 @@ weekly, destroyed five weeks after their end).
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from ampd.crypto.keys import OpeningKey, SigningKey, random_bytes
 from ampd.model.encoding import decode, encode
@@ -26,6 +30,7 @@ from ampd.model.fields import Fields
 
 MAX_INBOX_KEYS: Final = 16
 _MAX_FILE: Final = 8192
+_Keys = TypeVar("_Keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +60,39 @@ class AgentKeys:
 
 
 def make_folder(path: Path) -> None:
-    """The folder `path`, ours alone (0700), or StorageError."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
-    if found.st_uid != os.getuid():
-        raise StorageError(f"{path} belongs to another user", hint="choose another AMPD_HOME")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        path.chmod(0o700)
+    """The folder `path`, ours alone (0700) and durable, or StorageError."""
+    try:
+        _make_missing(path)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise StorageError(
+                f"{path} is not a folder of this user", hint="choose another AMPD_HOME"
+            )
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as exc:
+        raise StorageError(f"cannot make the folder {path}: {exc.strerror}") from exc
+
+
+def _make_missing(path: Path) -> None:
+    """mkdir -p, every new folder with 0700 and its entry synced."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_missing(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(path.parent)
 
 
 def node_key(path: Path) -> SigningKey:
-    """The node key in `path`; a new one if there is none (F3)."""
-    if not path.exists():
+    """The node key in `path`; a new one if there is none (F3). Or StorageError."""
+    if not os.path.lexists(path):
         contents = encode({"v": 1, "kind": "node", "seed": SigningKey.generate().seed})
         _write(path, contents, replace=False)
-    fields = _read(path, "node")
-    key = SigningKey(fields.data("seed", 32))
-    fields.done()
-    return key
+    sync_folder(path.parent)  # who made it may have been killed before its own sync
+    return _read(path, "node", lambda fields: SigningKey(fields.data("seed", 32)))
 
 
 def new_agent_keys(inbox_until: int) -> AgentKeys:
@@ -102,39 +122,56 @@ def save_agent_keys(path: Path, keys: AgentKeys, *, replace: bool) -> None:
 
 def load_agent_keys(path: Path) -> AgentKeys:
     """The secrets in `path`, or StorageError that says what is wrong with the file."""
-    fields = _read(path, "agent")
-    keys = AgentKeys(
+    return _read(path, "agent", _agent_keys)
+
+
+def _agent_keys(fields: Fields) -> AgentKeys:
+    return AgentKeys(
         SigningKey(fields.data("seed", 32)),
         OpeningKey(fields.data("fallback", 32)),
         fields.data("mailbox", 16),
         tuple(_inbox_key(item) for item in fields.items("inbox", MAX_INBOX_KEYS)),
     )
-    fields.done()
-    return keys
 
 
 def _inbox_key(item: object) -> InboxKey:
     match item:
-        case [bytes(secret), int(until)] if len(secret) == 32:
+        case [bytes(secret), int(until)] if len(secret) == 32 and type(until) is int:
             return InboxKey(OpeningKey(secret), until)
-    raise Invalid("key file: an inbox key must be a secret and a time")
+    raise Invalid("an inbox key must be a secret and a time")
 
 
-def _read(path: Path, kind: str) -> Fields:
+def _read(path: Path, kind: str, take: Callable[[Fields], _Keys]) -> _Keys:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
-                raise StorageError(f"others may read the key file {path}", hint=f"chmod 600 {path}")
-            fields = Fields(decode(file.read(_MAX_FILE)), "key file")
+        fields = Fields(decode(_contents(path), limit=_MAX_FILE), "key file")
         fields.version(1)
         if fields.text("kind", 16) != kind:
             raise Invalid(f"it is not the key of a {kind}")
-    except (OSError, Invalid) as exc:
+        keys = take(fields)
+        fields.done()
+    except Invalid as exc:
         raise StorageError(
             f"cannot read the key file {path}: {exc}", hint="restore it from a backup"
         ) from exc
-    return fields
+    return keys
+
+
+def _contents(path: Path) -> bytes:
+    """The bytes of a plain file that is ours and nobody else's to read (F4)."""
+    try:
+        # without O_NONBLOCK, opening a planted FIFO would wait for ever
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                raise StorageError(f"the key file {path} is not a plain file of this user")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                raise StorageError(f"others may read the key file {path}", hint=f"chmod 600 {path}")
+            return file.read(_MAX_FILE + 1)
+    except OSError as exc:
+        raise StorageError(
+            f"cannot read the key file {path}: {exc.strerror}", hint="restore it from a backup"
+        ) from exc
 
 
 def _write(path: Path, contents: bytes, *, replace: bool) -> None:
@@ -167,12 +204,28 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the entries of a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the entries of a folder durable, or StorageError."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise StorageError(f"cannot sync the folder {path}: {exc.strerror}") from exc
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a crash left half done in a folder of keys (F2).
+
+    Only for who holds the lock of the home: another program's file may be half done just now.
+    """
+    try:
+        for path in folder.glob(".*.key.*"):
+            path.unlink(missing_ok=True)
+        sync_folder(folder)
+    except OSError as exc:
+        raise StorageError(f"cannot clean the key folder {folder}: {exc.strerror}") from exc
 
 
 def destroy(path: Path) -> None:

@@ -78,6 +78,8 @@ def verify(public: bytes, context: str, message: bytes, signature: bytes) -> Non
 
 
 def _verify(public: bytes, message: bytes, signature: bytes) -> None:
+    if len(signature) != 64:  # a longer one would swallow the context (K1)
+        raise Refused("a signature must have 64 bytes", code="forged")
     try:
         bindings.crypto_sign_open(signature + message, public)
     except (CryptoError, ValueError, TypeError):

@@ -6,11 +6,13 @@
     node URI     amp://KEY@HOST:PORT    where a node or a relay listens
     contact link amp://KEY/alice@laptop.local?relay=amp://KEY@HOST:PORT
 
-An address is a name; an identity is a key. Everything is kept in lower case.
+An address is a name; an identity is a key. Everything is kept in lower case, and ASCII: parse()
+is kind to what a person typed (case, space around it), `from_wire` takes the one spelling only.
 """
 
 import base64
 import hashlib
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final, Self
@@ -22,14 +24,21 @@ MAX_ADDRESS: Final = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, section 2.1
 _KEY_CHARACTERS: Final = 52
+_NODE: Final = re.compile(
+    r"amp://([A-Za-z2-7]{52})@(\[[^\[\]\s]{1,80}\]|[A-Za-z0-9.-]{1,253}):(\d{1,5})", re.ASCII
+)
+_ZONE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}")  # IFNAMSIZ of Linux, less the zero
+MAX_LINK: Final = 8192  # bytes: as many hints as a link may hold, and more than a QR code does
+MAX_HINTS: Final = 16  # relays, and nodes, in one link; a card has no more
+_SHOWN: Final = 80  # characters of a wrong text that an error repeats
 
 
 def check_name(name: str) -> str:
     """`name` in lower case, or Invalid."""
     lowered = name.lower()
-    if not _NAME.fullmatch(lowered):
+    if not name.isascii() or not _NAME.fullmatch(lowered):  # the Kelvin sign in lower case is a k
         raise Invalid(
-            f"{name!r} is not an agent name",
+            f"{name[:_SHOWN]!r} is not an agent name",
             hint="use 1 to 63 of a-z 0-9 - _ . that start and end with a letter or digit",
         )
     return lowered
@@ -38,8 +47,11 @@ def check_name(name: str) -> str:
 def check_domain(domain: str) -> str:
     """`domain` in lower case, or Invalid."""
     lowered = domain.lower()
-    if not all(_LABEL.fullmatch(label) for label in lowered.split(".")):
-        raise Invalid(f"{domain!r} is not a domain", hint="use DNS labels, e.g. laptop.local")
+    fits = domain.isascii() and len(domain) <= MAX_ADDRESS
+    if not fits or not all(_LABEL.fullmatch(label) for label in lowered.split(".")):
+        raise Invalid(
+            f"{domain[:_SHOWN]!r} is not a domain", hint="use DNS labels, e.g. laptop.local"
+        )
     return lowered
 
 
@@ -55,10 +67,18 @@ class Address:
         """The address that `text` is, or Invalid."""
         name, at, domain = text.strip().rpartition("@")
         if not at:
-            raise Invalid(f"{text!r} is not an address", hint="write it as name@domain")
-        address = cls(check_name(name), check_domain(domain))
-        if len(str(address)) > MAX_ADDRESS:
-            raise Invalid(f"an address of {len(str(address))} characters, over {MAX_ADDRESS}")
+            shown = f"{text[:_SHOWN]!r}"
+            raise Invalid(f"{shown} is not an address", hint="write it as name@domain")
+        if len(name) + 1 + len(domain) > MAX_ADDRESS:
+            raise Invalid(f"an address of more than {MAX_ADDRESS} characters")
+        return cls(check_name(name), check_domain(domain))
+
+    @classmethod
+    def from_wire(cls, text: str) -> Self:
+        """The address whose one spelling `text` is, or Invalid: what is signed is not mended."""
+        address = cls.parse(text)
+        if str(address) != text:
+            raise Invalid(f"{text[:_SHOWN]!r} is not in lower case")
         return address
 
     def __str__(self) -> str:
@@ -101,18 +121,30 @@ class NodeUri:
     def parse(cls, text: str) -> Self:
         """The node URI that `text` is, or Invalid."""
         hint = "write it as amp://KEY@HOST:PORT"
-        try:
-            parts = urlsplit(text.strip())
-            host, port = parts.hostname, parts.port
-        except ValueError as exc:
-            raise Invalid(f"{text!r} is not a node URI: {exc}", hint=hint) from None
-        if parts.scheme != "amp" or not host or not port or parts.path or parts.query:
-            raise Invalid(f"{text!r} is not a node URI", hint=hint)
-        return cls(key_from_text(parts.username or ""), host, port)
+        found = _NODE.fullmatch(text.strip())
+        if not found or not 0 < int(found[3]) < 1 << 16:
+            raise Invalid(f"{text[:_SHOWN]!r} is not a node URI", hint=hint)
+        return cls(key_from_text(found[1]), _host(found[2]), int(found[3]))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"amp://{key_text(self.key)}@{host}:{self.port}"
+
+
+def _host(text: str) -> str:
+    """A domain or an IP address in its one spelling; a zone (RFC 6874) keeps its case."""
+    if not text.startswith("["):
+        return check_domain(text)
+    address, percent, zone = text[1:-1].partition("%")
+    try:
+        host = ipaddress.IPv6Address(address)
+    except ValueError:
+        raise Invalid(f"{text!r} is not an IPv6 address") from None
+    if host.ipv4_mapped:  # two spellings, and which is printed depends on the Python
+        raise Invalid(f"{text!r} is an IPv4 address", hint=f"write it as {host.ipv4_mapped}")
+    if percent and not _ZONE.fullmatch(zone):
+        raise Invalid(f"{text!r} has a zone that is no interface name")
+    return host.compressed + percent + zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +160,18 @@ class ContactLink:
     def parse(cls, text: str) -> Self:
         """The contact link that `text` is, or Invalid."""
         hint = "write it as amp://KEY/name@domain, as `amp card` prints it"
+        shown = f"{text[:_SHOWN]!r}"
+        if len(text) > MAX_LINK or not text.isascii() or not text.strip().isprintable():
+            raise Invalid(f"{shown} is not a contact link", hint=hint)
         try:
             parts = urlsplit(text.strip())
-            query = parse_qsl(parts.query, strict_parsing=bool(parts.query))
+            query = parse_qsl(
+                parts.query, strict_parsing=bool(parts.query), max_num_fields=2 * MAX_HINTS
+            )
         except ValueError as exc:
-            raise Invalid(f"{text!r} is not a contact link: {exc}", hint=hint) from None
-        if parts.scheme != "amp" or not parts.netloc or not parts.path.startswith("/"):
-            raise Invalid(f"{text!r} is not a contact link", hint=hint)
+            raise Invalid(f"{shown} is not a contact link: {exc}", hint=hint) from None
+        if parts.scheme != "amp" or not parts.path.startswith("/") or parts.fragment:
+            raise Invalid(f"{shown} is not a contact link", hint=hint)
         return cls(
             key_from_text(parts.netloc),
             Address.parse(unquote(parts.path[1:])),

@@ -66,7 +66,7 @@ class Card:
         fields = Fields(decode(data, limit=MAX_CARD), "card")
         fields.version(1)
         card = cls(
-            address=Address.parse(fields.text("address", 254)),
+            address=Address.from_wire(fields.text("address", 254)),
             number=fields.integer("number"),
             issued=fields.integer("issued"),
             mailbox=fields.data("mailbox", 16),
@@ -83,8 +83,8 @@ class Card:
             withdrawn=fields.boolean("withdrawn"),
         )
         fields.done()
-        for relay in card.relays:
-            NodeUri.parse(relay)
+        if any(str(NodeUri.parse(relay)) != relay for relay in card.relays):
+            raise Invalid("card: a relay that is not in its one spelling")
         return card
 
     def seal_to(self, now: int) -> bytes:

@@ -13,8 +13,8 @@ Rules:
       as if it had been sent to somebody else, and a dropped one leaves a gap.
   M2  Times are milliseconds since 1970 in UTC; ids are UUIDv7 (RFC 9562, section 5.7).
   M3  payload and context are JSON texts, byte for byte as the sender's node wrote them.
-  M4  A letter is padded with zeros to a bucket (Padmé: at most 12 % more, at least 512 bytes), so
-      that a carrier learns little from its size.
+  M4  A letter is padded with zeros to its bucket (Padmé: at most 12 % more, at least 512 bytes)
+      and no further, so that a carrier learns little from its size.
   M5  An envelope is known by the BLAKE2b-256 of its sealed bytes.
 
 Not here: who may sign (crypto), who is believed (core/mailbox.py).
@@ -28,12 +28,13 @@ from typing import Final, Self
 from ampd.model.address import Address
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid
-from ampd.model.fields import Fields
+from ampd.model.fields import MAX_INTEGER, Fields
 
 MAX_RECIPIENTS: Final = 100  # RFC 5321, section 4.5.3.1.8
 MAX_SUBJECT: Final = 256  # characters, as AMP section 04
 MAX_ENVELOPE: Final = 16 << 20  # what any setting of limits.message_bytes may allow
 PRIORITIES: Final = ("low", "normal", "high", "urgent")
+KINDS: Final = ("message", "receipt")
 STAGES: Final = ("delivered", "read", "acked")
 _MAX_TYPE: Final = 64
 _MIN_LETTER: Final = 512
@@ -98,7 +99,7 @@ class Message:
         fields.version(1)
         message = cls(
             id=fields.data("id", 16),
-            sender=Address.parse(fields.text("from", 254)),
+            sender=Address.from_wire(fields.text("from", 254)),
             to=tuple(_recipient(item) for item in fields.items("to", MAX_RECIPIENTS)),
             epoch=fields.data("epoch", 8),
             sent=fields.integer("sent"),
@@ -116,13 +117,17 @@ class Message:
         fields.done()
         if not message.to or message.priority not in PRIORITIES:
             raise Invalid("message: no recipient, or a priority that is not known")
+        if len({recipient.address for recipient in message.to}) != len(message.to):
+            raise Invalid("message: a recipient is named twice")  # with which order number? (M1)
         return message
 
 
 def _recipient(item: object) -> Recipient:
     match item:
-        case [str(address), bytes(key), int(order)] if len(key) == 32 and 0 < order < 1 << 62:
-            return Recipient(Address.parse(address), key, order)
+        case [str(address), bytes(key), int(order)] if (
+            len(key) == 32 and type(order) is int and 0 < order <= MAX_INTEGER
+        ):
+            return Recipient(Address.from_wire(address), key, order)
     raise Invalid("message: a recipient must be an address, a key and an order number")
 
 
@@ -159,8 +164,8 @@ class Receipt:
         receipt = cls(
             message=fields.data("id", 16),
             digest=fields.data("digest", 32),
-            recipient=Address.parse(fields.text("recipient", 254)),
-            sender=Address.parse(fields.text("sender", 254)),
+            recipient=Address.from_wire(fields.text("recipient", 254)),
+            sender=Address.from_wire(fields.text("sender", 254)),
             stage=fields.text("stage", 16),
             at=fields.integer("at"),
         )
@@ -188,7 +193,7 @@ class Letter:
     def from_bytes(cls, data: bytes) -> Self:
         """The letter that `data` spells, or Invalid."""
         end = 4 + int.from_bytes(data[:4], "big")
-        if len(data) < 4 or end > len(data) or data.count(0, end) != len(data) - end:
+        if len(data) < 4 or len(data) != _bucket(end) or data.count(0, end) != len(data) - end:
             raise Invalid("letter: its length or its padding is wrong")
         fields = Fields(decode(data[4:end], limit=MAX_ENVELOPE), "letter")
         fields.version(1)
@@ -198,6 +203,8 @@ class Letter:
             card=fields.some_data("card", 16384),
         )
         fields.done()
+        if letter.kind not in KINDS:
+            raise Invalid(f"letter: the kind {letter.kind!r} is not known")
         return letter
 
 
@@ -232,7 +239,10 @@ class Envelope:
         """The envelope that `value` is, or Invalid."""
         match value:
             case [bytes(mailbox), int(expires), bytes(sealed)] if (
-                len(mailbox) == 16 and 0 <= expires < 1 << 62 and len(sealed) <= MAX_ENVELOPE
+                len(mailbox) == 16
+                and type(expires) is int
+                and 0 <= expires <= MAX_INTEGER
+                and len(sealed) <= MAX_ENVELOPE
             ):
                 return cls(mailbox, expires, sealed)
         raise Invalid("an envelope must be a mailbox, an expiry and sealed bytes")
@@ -267,6 +277,9 @@ def id_text(identifier: bytes) -> str:
 def id_from_text(text: str) -> bytes:
     """The 16 bytes of an id, or Invalid."""
     try:
-        return uuid.UUID(text).bytes
+        identifier = uuid.UUID(text).bytes
     except ValueError:
-        raise Invalid(f"{text[:60]!r} is not a message id") from None
+        identifier = b""
+    if not identifier or id_text(identifier) != text.lower():  # UUID() also takes braces, "_", ...
+        raise Invalid(f"{text[:60]!r} is not a message id")
+    return identifier
