@@ -28,7 +28,6 @@ watching of addresses and sleep (edge/network.py).
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -47,7 +46,7 @@ from zeroconf import (  # type: ignore[attr-defined]  # two are public, but not 
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from ampd.core.whereabouts import MAX_ENDPOINTS, Endpoint, Whereabouts
-from ampd.edge.network import HostAddress, Moment, NetworkWatch
+from ampd.edge.network import HostAddress, Moment, NetworkWatch, choose, nearest_first
 from ampd.model.address import key_from_text, key_text
 from ampd.model.errors import Invalid
 
@@ -60,7 +59,8 @@ MAX_NODES: Final = 512  # wire.md: more than any home or office; about 200 KiB
 MAX_FRESH: Final = 5  # endpoints of one announcement; the rest of MAX_ENDPOINTS is for older ones
 MAX_ADDRESSES: Final = 16  # of one announcement that are looked at; more has only a router
 MAX_ASKED: Final = 16  # nodes whose records we ask for at once
-MAX_HEARD: Final = 4096  # announcements until zeroconf's cache and timers are thrown away
+# New names until zeroconf's cache and timers are thrown away: 5 MiB of them.
+MAX_HEARD: Final = 2048
 SILENCE: Final = 3.0  # seconds, M4: a question waits 1 s, an answer 1.2 s (RFC 6762, 6)
 BETWEEN_QUESTIONS: Final = 1.0  # seconds: no faster, however many goodbyes are forged
 UNHEARD: Final = 30.0  # seconds, M5: startup queries go out at 0, 1, 5 and 14 s
@@ -110,7 +110,10 @@ class Mdns:
         *,
         interfaces: Sequence[str] = (),
     ) -> None:
-        """`interfaces`: names or addresses to use; empty: all that are up."""
+        """`port` 0 listens to others and announces nothing.
+
+        `interfaces` are names or addresses to use; empty: all that are up.
+        """
         self._name = f"{key_text(node)}.{SERVICE}"
         self._port = port
         self._whereabouts = whereabouts
@@ -224,43 +227,6 @@ class Mdns:
         self._whereabouts.lost(node, FOUND_BY)
 
 
-def choose(moment: Moment, wanted: frozenset[str]) -> tuple[HostAddress, ...]:
-    """The wanted interfaces' addresses; or all but loopback; or loopback where that is all.
-
-    Never ::1: Linux has no route for IPv6 multicast on loopback.
-    """
-    usable = tuple(a for a in moment.addresses if a.version == 4 or not a.loopback)
-    if wanted:
-        return tuple(a for a in usable if wanted & {a.interface, a.ip, a.scoped})
-    if moment.alone:
-        return usable
-    return tuple(a for a in usable if not a.loopback)
-
-
-def nearest_first(addresses: Sequence[str], ours: Sequence[HostAddress]) -> list[str]:
-    """The addresses worth dialling: in our own networks first, IPv4 before IPv6 in each.
-
-    Loopback means the announcer's own host, so it counts only where we use nothing
-    else. A link-local IPv6 address is useless without its link: it gets ours when there is
-    only one, and goes otherwise.
-    """
-    alone = all(address.loopback for address in ours)
-    links = {address.index for address in ours}
-    worth: list[str] = []
-    for text in addresses:
-        ip = ipaddress.ip_address(text)
-        if ip.is_unspecified or ip.is_multicast or (ip.is_loopback and not alone):
-            continue
-        if ip.version == 6 and ip.is_link_local and "%" not in text:
-            if len(links) != 1:
-                continue
-            worth.append(f"{text}%{next(iter(links))}")
-        else:
-            worth.append(text)
-    unique = dict.fromkeys(worth)
-    return sorted(unique, key=lambda ip: (not any(our.reaches(ip) for our in ours), ":" in ip))
-
-
 class _Station:
     """One run of zeroconf on one set of addresses, in a thread of its own."""
 
@@ -306,8 +272,11 @@ class _Station:
     async def _main(self) -> None:
         self._zeroconf = AsyncZeroconf(*_sockets(self._addresses))
         try:
-            # A name derived from a key needs no probing: 1.65 s saved.
-            await self._zeroconf.async_register_service(self._info(), cooperating_responders=True)
+            if self._port:
+                # A name derived from a key needs no probing: 1.65 s saved.
+                await self._zeroconf.async_register_service(
+                    self._info(), cooperating_responders=True
+                )
             browser = AsyncServiceBrowser(
                 self._zeroconf.zeroconf, SERVICE, handlers=[self._on_change]
             )

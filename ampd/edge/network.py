@@ -24,7 +24,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -157,6 +157,43 @@ def _unsettled() -> frozenset[str]:
         for row in rows
         if int(row[4], 16) & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED)
     )
+
+
+def choose(moment: Moment, wanted: frozenset[str]) -> tuple[HostAddress, ...]:
+    """The wanted interfaces' addresses; or all but loopback; or loopback where that is all.
+
+    Never ::1: Linux has no route for IPv6 multicast on loopback.
+    """
+    usable = tuple(a for a in moment.addresses if a.version == 4 or not a.loopback)
+    if wanted:
+        return tuple(a for a in usable if wanted & {a.interface, a.ip, a.scoped})
+    if moment.alone:
+        return usable
+    return tuple(a for a in usable if not a.loopback)
+
+
+def nearest_first(addresses: Sequence[str], ours: Sequence[HostAddress]) -> list[str]:
+    """The addresses worth dialling: in our own networks first, IPv4 before IPv6 in each.
+
+    Loopback means the announcer's own host, so it counts where we use nothing else, and
+    nothing else counts there. A link-local IPv6 address is useless without its link: it gets
+    ours when there is only one, and goes otherwise.
+    """
+    alone = all(address.loopback for address in ours)
+    links = {address.index for address in ours}
+    worth: list[str] = []
+    for text in addresses:
+        ip = ipaddress.ip_address(text)
+        if ip.is_unspecified or ip.is_multicast or ip.is_loopback is not alone:
+            continue
+        if ip.version == 6 and ip.is_link_local and "%" not in text:
+            if len(links) != 1:
+                continue
+            worth.append(f"{text}%{next(iter(links))}")
+        else:
+            worth.append(text)
+    unique = dict.fromkeys(worth)
+    return sorted(unique, key=lambda ip: (not any(our.reaches(ip) for our in ours), ":" in ip))
 
 
 class NetworkWatch:

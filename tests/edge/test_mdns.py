@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ampd.core.whereabouts import Whereabouts
 from ampd.edge import mdns as module
-from ampd.edge.mdns import MAX_NODES, Mdns, choose, nearest_first
-from ampd.edge.network import HostAddress, Moment, NetworkWatch
+from ampd.edge.mdns import MAX_NODES, Mdns
+from ampd.edge.network import HostAddress, Moment, NetworkWatch, choose, nearest_first
 
 US, THEM = b"\1" * 32, b"\2" * 32
 LO = HostAddress("lo", 1, "127.0.0.1", 8)
@@ -261,7 +261,7 @@ def test_the_addresses_in_use_are_the_wanted_or_all_but_loopback_or_loopback(
         (("fe80::9",), (ETH, ETH6), ["fe80::9%2"]),
         (("fe80::9",), (ETH, WIFI), []),
         (("127.0.0.1", "192.168.7.9"), (ETH,), ["192.168.7.9"]),
-        (("127.0.0.1",), (LO,), ["127.0.0.1"]),
+        (("127.0.0.1", "192.168.7.9"), (LO,), ["127.0.0.1"]),
         (("224.0.0.1", "0.0.0.0", "ff02::1", "::"), (ETH,), []),
         (("192.168.7.9", "192.168.7.9"), (ETH,), ["192.168.7.9"]),
     ],

@@ -112,6 +112,23 @@ def test_two_nodes_on_one_host_with_a_network_find_each_other(lan):
     assert second.hear(event="sighted", node=1)["endpoints"][0] == [host.address, 4001]
 
 
+def test_nodes_that_were_told_to_use_loopback_keep_to_it(lan):
+    host, other = lan.host("one"), lan.host("two")
+    outside, first = discover(other, 3), discover(host, 1, port=4001, interfaces=["lo"])
+    discover(host, 2, port=4002, interfaces=["127.0.0.1"])
+    assert first.hear(event="sighted", node=2)["endpoints"] == [["127.0.0.1", 4002]]
+    assert status(outside)["known"] == []
+    assert status(first)["known"] == [2]
+
+
+def test_a_node_that_listens_on_no_port_hears_and_is_not_announced(lan):
+    silent, other = discover(lan.host("one"), 1, port=0), discover(lan.host("two"), 2)
+    silent.hear(event="sighted", node=2)
+    discover(lan.host("three"), 3)
+    other.hear(event="sighted", node=3)
+    assert status(other)["known"] == [3]
+
+
 def test_where_the_network_drops_multicast_nobody_is_found_and_nothing_fails():
     with Lan(multicast=False) as lan:
         one, two = lan.host("one"), lan.host("two")
