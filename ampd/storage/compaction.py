@@ -23,7 +23,7 @@ from ampd.storage.recovery import UNFINISHED
 from ampd.storage.survey import Damage, Survey
 
 
-def rewritten(  # noqa: PLR0913 - one segment, and who decides about it
+def rewritten(
     codec: Codec, first: int, data: bytes, until: int, *, dead: Callable[[int], bool], share: float
 ) -> tuple[bytes, dict[int, int]] | None:
     """The segment without its dead records, and the offset of each live one.

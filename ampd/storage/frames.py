@@ -147,14 +147,15 @@ class Codec:
         at = start
         while at < len(data):
             found = self.prove(data, at, after)
-            if isinstance(found, Frame):
-                yield found
-                after = found.last
-                at = found.end
-            else:
-                end = self._resume(data, at + 1, after)
-                yield Hole(at, end, found)
-                at = end
+            if not isinstance(found, Frame):
+                following = self._resume(data, at + 1, after)
+                yield Hole(at, following.offset if following else len(data), found)
+                if following is None:
+                    return
+                found = following
+            yield found
+            after = found.last
+            at = found.end
 
     def prove(  # noqa: PLR0911 - one return for each rule
         self, data: bytes, at: int, after: int
@@ -189,12 +190,13 @@ class Codec:
             return None
         return seq, OVERHEAD + length
 
-    def _resume(self, data: bytes, at: int, after: int) -> int:
+    def _resume(self, data: bytes, at: int, after: int) -> Frame | None:
         while (at := data.find(_MAGIC, at)) >= 0:
-            if isinstance(self.prove(data, at, after), Frame):
-                return at
+            found = self.prove(data, at, after)
+            if isinstance(found, Frame):
+                return found
             at += 1
-        return len(data)
+        return None
 
     def _body(self, magic: bytes, seq: int, mark: int, link: bytes, payload: bytes) -> bytes:
         bare = _HEAD_BARE.pack(magic, len(payload), seq, mark, link)

@@ -79,7 +79,7 @@ class Journal:
     checkpoint_held: whether the checkpoint given to open() fits the files.
     """
 
-    def __init__(  # noqa: PLR0913 - built by open() only
+    def __init__(
         self,
         disk: Disk,
         folder: Path,
@@ -115,7 +115,7 @@ class Journal:
             self._fd = disk.open(self._path)
 
     @classmethod
-    def open(  # noqa: PLR0913 - two facts, the rest have defaults
+    def open(
         cls,
         directory: Path,
         key: bytes,
@@ -405,7 +405,9 @@ class Journal:
             self._disk.sync_folder(self._folder)
         except OSError as exc:
             self._broken = f"a sync of the folder failed ({exc})"
-            raise StorageError(f"the folder of the journal was not synced: {exc}") from exc
+            raise StorageError(
+                f"the folder of the journal was not synced: {exc}", hint="check the disk"
+            ) from exc
 
     def _walk(self, survey: Survey, after: int) -> Iterator[tuple[int, Frame, bytes]]:
         end = self._synced  # taken before the segments: none of those it names is missing then

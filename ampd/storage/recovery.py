@@ -110,7 +110,7 @@ def _holds(disk: Disk, folder: Path, codec: Codec, segments: list[int], after: C
 class _Last:
     """The recovery of the last segment."""
 
-    def __init__(  # noqa: PLR0913 - built by recover() only
+    def __init__(
         self,
         disk: Disk,
         folder: Path,
@@ -190,8 +190,8 @@ class _Last:
         try:
             if size > end:
                 self._disk.truncate(fd, end)
-            if unproved:
-                start = self._before(frames, unproved[0])[0]
+            if unproved or end == HEADER_SIZE:
+                start = self._before(frames, unproved[0])[0] if unproved else 0
                 again = bytearray(data[start:end])
                 for frame in unproved:
                     self._fill(again, start, frame, frames)
