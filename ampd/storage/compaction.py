@@ -68,8 +68,7 @@ def replace(disk: Disk, path: Path, data: bytes) -> None:
     fd = disk.create(beside)
     try:
         try:
-            if disk.write(fd, data, 0) != len(data):
-                raise OSError(28, "No space left on device")
+            disk.write_all(fd, data, 0)
             disk.sync(fd)
         finally:
             disk.close(fd)

@@ -11,6 +11,7 @@ nobody else can read them even for a moment, and no link leads elsewhere.
 Not here: what the bytes mean (frames.py), when to sync (journal.py).
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -65,6 +66,11 @@ class Disk:
     def write(self, fd: int, data: bytes, start: int) -> int:
         """How many bytes were taken, which may be fewer than were given."""
         return os.pwrite(fd, data, start)
+
+    def write_all(self, fd: int, data: bytes, start: int) -> None:
+        """Write it all, or raise: what the kernel takes only a part of has no room."""
+        if self.write(fd, data, start) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)

@@ -33,7 +33,6 @@ Not here: what records mean, group commit, the lock on the folder (store.py, dae
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self
@@ -52,23 +51,20 @@ from ampd.storage.frames import (
 from ampd.storage.reading import Reader
 from ampd.storage.recovery import recover, segment_path
 from ampd.storage.reserve import RESERVE, Reserve, is_full
-from ampd.storage.survey import Checkpoint, Damage, DamagedRecord, Position, Record, Survey
+from ampd.storage.survey import (
+    Checkpoint,
+    Damage,
+    DamagedRecord,
+    Position,
+    Record,
+    Report,
+    Survey,
+)
 
 SEGMENT_BYTES: Final = 8 << 20  # read at once by scan and compaction: the memory they may take
 WORTH_IT: Final = 0.5  # half dead: each byte that is copied wins at least one
 
 __all__ = ["Checkpoint", "Damage", "DamagedRecord", "Journal", "Position", "Record", "Report"]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What check() found: every byte of every segment was read."""
-
-    ok: bool
-    segments: int
-    records: int
-    size_bytes: int
-    damage: list[Damage]
 
 
 class Journal:
@@ -175,7 +171,7 @@ class Journal:
             return []
         try:
             if not urgent and not self._reserve.hold():
-                raise self._full()
+                raise self._reserve.refusal()
             try:
                 return self._append(payloads)
             except OSError as exc:
@@ -184,7 +180,7 @@ class Journal:
             return self._append(payloads)
         except OSError as exc:
             if is_full(exc):
-                raise self._full() from exc
+                raise self._reserve.refusal() from exc
             raise StorageError(
                 f"the journal cannot be written: {exc}", hint="check the disk of the data folder"
             ) from exc
@@ -305,12 +301,6 @@ class Journal:
                 hint="check the disk, then restart ampd",
             )
 
-    def _full(self) -> StorageError:
-        return StorageError(
-            "the disk is full: new mail is refused until there is room",
-            hint=f"free space on the disk of {self._folder}; ampd goes on by itself",
-        )
-
     def _note(self, damage: Damage) -> None:
         key = (damage.segment, damage.offset, damage.first_seq, damage.last_seq)
         if all(key != (d.segment, d.offset, d.first_seq, d.last_seq) for d in self.damage):
@@ -351,9 +341,7 @@ class Journal:
 
     def _write(self, data: bytes, start: int) -> None:
         try:
-            if self._disk.write(self._fd, data, start) != len(data):
-                # The kernel took a part: there is no room for the rest, whatever the reason.
-                raise OSError(28, "No space left on device")
+            self._disk.write_all(self._fd, data, start)
         except OSError:
             try:
                 self._disk.truncate(self._fd, start)
@@ -382,9 +370,7 @@ class Journal:
         path = segment_path(self._folder, first)
         fd = self._disk.create(path)
         try:
-            header = self._codec.header(first, state.chain)
-            if self._disk.write(fd, header, 0) != len(header):
-                raise OSError(28, "No space left on device")
+            self._disk.write_all(fd, self._codec.header(first, state.chain), 0)
             self._durable(fd)
         except (OSError, StorageError):
             self._disk.close(fd)

@@ -195,8 +195,7 @@ class _Last:
                 again = bytearray(data[start:end])
                 for frame in unproved:
                     self._fill(again, start, frame, frames)
-                if self._disk.write(fd, bytes(again), start) != len(again):
-                    raise StorageError("the last records could not be written again")
+                self._disk.write_all(fd, bytes(again), start)
             self._disk.sync(fd)
         finally:
             self._disk.close(fd)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ampd.model.errors import StorageError
 from ampd.storage.disk import Disk
 
 RESERVE: Final = 1 << 20  # some 10,000 acknowledgements, or the blocks of one compaction
@@ -59,6 +60,13 @@ class Reserve:
             self._disk.close(fd)
         self.held = True
         return True
+
+    def refusal(self) -> StorageError:
+        """What an ordinary record is told."""
+        return StorageError(
+            "the disk is full: new mail is refused until there is room",
+            hint=f"free space on the disk of {self._folder}; ampd goes on by itself",
+        )
 
     def release(self) -> bool:
         """Give the room up; False when there is none to give."""

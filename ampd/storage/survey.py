@@ -75,6 +75,17 @@ class Damage:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What check() found: every byte of every segment was read."""
+
+    ok: bool
+    segments: int
+    records: int
+    size_bytes: int
+    damage: list[Damage]
+
+
 class DamagedRecord(StorageError):
     """The record cannot be proved, so it is not shown; `damage` says where and why."""
 

@@ -2,8 +2,9 @@
 
 It logs what was done, so that power can fail after any step: `crash_states` gives what
 could then be found, by the rules that file systems allow: data that was not synced is
-there, or not, or cut, or in another order, or zeros, or garbage where the file grew; entries of the folder
-that were not synced are there or not. It can be given a room, and calls that fail.
+there, or not, or cut, or in another order, or, where the file grew, zeros or garbage;
+entries of the folder that were not synced are there or not. It can be given a room, and
+calls that fail.
 """
 
 import errno

@@ -4,6 +4,7 @@ J1, J7, J8 and J9 of ampd/storage/journal.py. Every call that the journal makes 
 """
 
 import errno
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def payloads(journal):
     return [r.payload for r in journal.scan()]
 
 
+def append_for_ever(journal, kept, *, urgent=False):
+    while True:
+        kept += journal.append([LETTER], urgent=urgent)
+        journal.sync()
+
+
 def use(disk, acknowledged, tries=40):
     """Append and sync; what was refused is offered once more after reopen()."""
     journal = open_journal(disk)
@@ -42,10 +49,8 @@ def use(disk, acknowledged, tries=40):
                 acknowledged.append(record.payload)
                 break
         if number % 20 == 15:
-            try:
-                journal.compact(lambda _: False)
-            except StorageError:
-                pass
+            with suppress(StorageError):
+                journal.compact(lambda seq: False)
     return journal
 
 
@@ -57,8 +62,8 @@ def test_j1_j7_j8_whichever_call_fails_what_was_acknowledged_stays_and_no_more(c
         disk = MemoryDisk(fail={(call, n): error})
         try:
             journal = use(disk, acknowledged)
-        except StorageError as exc:
-            assert exc.hint
+        except StorageError:
+            assert not acknowledged, "only open() itself may let an error out here"
             continue
         assert payloads(journal) == acknowledged
         assert payloads(open_journal(MemoryDisk(disk.files()))) == acknowledged
@@ -116,11 +121,9 @@ def test_j7_a_batch_that_is_written_in_part_leaves_no_trace():
 def test_j9_a_full_disk_refuses_mail_takes_acknowledgements_and_recovers_by_itself():
     disk = MemoryDisk(room=20_000)
     journal = open_journal(disk, reserve=4096)
-    kept = 0
+    kept = []
     with pytest.raises(StorageError, match="disk is full") as refused:
-        while True:
-            kept += len(journal.append([LETTER]))
-            journal.sync()
+        append_for_ever(journal, kept)
     assert "free space" in refused.value.hint and not journal.full
 
     for _ in range(30):
@@ -129,7 +132,7 @@ def test_j9_a_full_disk_refuses_mail_takes_acknowledgements_and_recovers_by_itse
     assert journal.full and "reserve" not in disk.files()
     with pytest.raises(StorageError, match="disk is full"):
         journal.append([b"mail"])
-    assert len(payloads(journal)) == kept + 30
+    assert len(payloads(journal)) == len(kept) + 30
 
     disk.room += 10_000
     journal.append([b"mail"])
@@ -142,9 +145,7 @@ def test_j9_the_reserve_runs_out_with_the_same_words():
     disk = MemoryDisk(room=9000)
     journal = open_journal(disk, reserve=2048)
     with pytest.raises(StorageError, match="disk is full"):
-        while True:
-            journal.append([LETTER], urgent=True)
-    journal.sync()
+        append_for_ever(journal, [], urgent=True)
     assert journal.check().ok
 
 

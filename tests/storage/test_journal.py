@@ -4,9 +4,9 @@ The promises J1-J12 are in ampd/storage/journal.py; crashes, errors and damage a
 tests/faults/test_journal_*.py.
 """
 
-import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -196,7 +196,7 @@ def test_readers_in_another_thread_see_whole_records_while_it_is_written(journal
 
 def test_no_descriptor_is_left_open(journal, folder):
     def count():
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     before = count()
     other = again(folder.parent / "other")
