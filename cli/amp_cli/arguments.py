@@ -52,7 +52,7 @@ class Command:
 
     __slots__ = ("as_agent", "example", "name", "options", "positionals", "run", "summary")
 
-    def __init__(  # noqa: PLR0913 - a table row, written with names
+    def __init__(
         self,
         name: str,
         positionals: str,

@@ -60,16 +60,24 @@ class Connection:
         except (BrokenPipeError, ConnectionResetError):
             pass  # why may be written on the socket already: read on
         self._unsaid = b""
-        return self._answer(within)
+        try:
+            return self._answer(within)
+        except TimeoutError:
+            raise NoDaemon(
+                f"the daemon did not answer within {within:g} s", hint="amp daemon restart"
+            ) from None
 
-    def notification(self, within: float | None) -> Document:
-        """The next one; Failure with code `timeout` if none comes in time."""
+    def notification(self, within: float | None) -> Document | None:
+        """The next one; None if none comes in time."""
         if self._pending:
             return self._pending.pop(0)
-        while True:
-            document = self._hear(within)
-            if "method" in document.value:
-                return document
+        try:
+            while True:
+                document = self._hear(within)
+                if "method" in document.value:
+                    return document
+        except TimeoutError:
+            return None
 
     def close(self) -> None:
         self._channel.close()
@@ -87,10 +95,6 @@ class Connection:
     def _hear(self, within: float | None) -> Document:
         try:
             line = self._line(within)
-        except TimeoutError:
-            raise NoDaemon(
-                f"the daemon did not answer within {within:g} s", hint="amp daemon restart"
-            ) from None
         except ConnectionResetError:
             raise Lost from None
         try:

@@ -6,10 +6,10 @@ was asked, and can be told to answer a method with an error. What it does not kn
 """
 
 import json
-import os
 import socket
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 NODE = "desk.local"
 
@@ -31,7 +31,10 @@ class FakeDaemon:
         self.errors = {}
         self.results = {}
         self.hang_up_before = []  # methods whose next request is not answered: the line goes dead
+        self.silent = []  # methods that are never answered
+        self.raw = {}  # method -> bytes that are written instead of an answer
         self.subscribers = []
+        self.subscribed = threading.Event()
         self.connections = []
         self.stopped = threading.Event()
         for name in agents:
@@ -42,7 +45,7 @@ class FakeDaemon:
     def __enter__(self):
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
-        os.chmod(self.path, 0o600)
+        Path(self.path).chmod(0o600)
         self._listener.listen(64)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -59,7 +62,7 @@ class FakeDaemon:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with suppress(FileNotFoundError):
-            os.unlink(self.path)
+            Path(self.path).unlink()
         self.drop_everybody()
 
     def drop_everybody(self):
@@ -77,7 +80,7 @@ class FakeDaemon:
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection):
-        state = {"agent": None, "connection": connection}
+        state = {"agent": None}
         with connection, connection.makefile("rb") as lines, suppress(OSError):
             for line in lines:
                 if not self._answer(json.loads(line), state, connection):
@@ -90,6 +93,11 @@ class FakeDaemon:
             connection.shutdown(socket.SHUT_RDWR)
             return False
         self.asked.append((state["agent"], method, params))
+        if method in self.silent:
+            return True
+        if method in self.raw:
+            connection.sendall(self.raw[method])
+            return False
         answer = {"jsonrpc": "2.0", "id": request["id"]}
         goes_on = True
         try:
@@ -100,6 +108,9 @@ class FakeDaemon:
             answer["error"] = refusal.error
             goes_on = method != "system.hello"
         connection.sendall(json.dumps(answer).encode() + b"\n")
+        if method == "inbox.subscribe":
+            self.subscribers.append(connection)
+            self.subscribed.set()
         if method == "system.stop":
             self.close()
         return goes_on
@@ -268,5 +279,4 @@ class FakeDaemon:
         return {"id": identity, "status": "delivered", "recipients": [recipient]}
 
     def subscribe(self, params, state):
-        self.subscribers.append(state["connection"])
         return {"subscription": 1, "last": len(self.messages)}

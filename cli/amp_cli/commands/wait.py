@@ -64,9 +64,9 @@ def watch(_arguments: Arguments, client: Client, out: Output) -> int:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _show(notification: Document, out: Output, last: int) -> int:
+def _show(notification: Document | None, out: Output, last: int) -> int:
     """Print a new message; the number to go on after."""
-    if notification.text("method") != "message.new":
+    if notification is None or notification.text("method") != "message.new":
         return last
     params = notification.of("params")
     message = params.of("message") if "message" in params.value else params
