@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, section 2.1
 _KEY_CHARACTERS: Final = 52
 _NODE: Final = re.compile(
-    r"amp://([A-Za-z2-7]{52})@(\[[^\[\]\s]{1,80}\]|[A-Za-z0-9.-]{1,253}):(\d{1,5})", re.ASCII
+    r"(?i:amp)://([A-Za-z0-9]{1,64})@(\[[^\[\]\s]{1,80}\]|[A-Za-z0-9.-]{1,253}):(\d{1,5})", re.ASCII
 )
 _ZONE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}")  # IFNAMSIZ of Linux, less the zero
 MAX_LINK: Final = 8192  # bytes: as many hints as a link may hold, and more than a QR code does

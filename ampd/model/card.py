@@ -15,6 +15,7 @@ from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid
 from ampd.model.fields import Fields, texts
 
+CARD_CONTEXT: Final = "ampd/card/1"
 MAX_CARD: Final = 16384  # bytes, signed: a few times the largest sensible one
 MAX_ALIAS: Final = 128
 MAX_DESCRIPTION: Final = 1024

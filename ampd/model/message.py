@@ -30,6 +30,9 @@ from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid
 from ampd.model.fields import MAX_INTEGER, Fields
 
+MESSAGE_CONTEXT: Final = "ampd/message/1"
+RECEIPT_CONTEXT: Final = "ampd/receipt/1"
+
 MAX_RECIPIENTS: Final = 100  # RFC 5321, section 4.5.3.1.8
 MAX_SUBJECT: Final = 256  # characters, as AMP section 04
 MAX_ENVELOPE: Final = 16 << 20  # what any setting of limits.message_bytes may allow
