@@ -30,7 +30,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -227,6 +227,20 @@ class Mdns:
         self._whereabouts.lost(node, FOUND_BY)
 
 
+def node_of(name: str) -> bytes | None:
+    """The node that an instance is named after; None for any other name (M2)."""
+    found = _NAME.fullmatch(name.lower())
+    try:
+        return key_from_text(found[1]) if found else None
+    except Invalid:
+        return None
+
+
+def speaks(facts: Mapping[bytes, bytes | None], node: bytes) -> bool:
+    """Whether a TXT record is one of our protocol, and of this node (M2)."""
+    return facts.get(b"v") == VERSION and facts.get(b"id") == key_text(node).encode()
+
+
 class _Station:
     """One run of zeroconf on one set of addresses, in a thread of its own."""
 
@@ -314,17 +328,16 @@ class _Station:
             self._heard += 1
         if self._heard > MAX_HEARD:  # zeroconf keeps a timer for every name it ever heard
             self._stopped.set()
-        name = name.lower()
-        if name == self._name or not _NAME.fullmatch(name):
+        node = node_of(name)
+        if node is None or name.lower() == self._name:
             return
         if state_change is ServiceStateChange.Removed:
-            self._leave(name)
+            self._leave(node)
         else:
-            self._look_at(name)
+            self._look_at(AsyncServiceInfo(SERVICE, name))
 
-    def _look_at(self, name: str) -> None:
+    def _look_at(self, info: AsyncServiceInfo) -> None:
         """Pass the node on if its records are here, else ask for them, for a few at a time."""
-        info = AsyncServiceInfo(SERVICE, name)
         if info.load_from_cache(self._zeroconf.zeroconf):
             self._pass_on(info)
         elif len(self._asking) < MAX_ASKED:
@@ -337,16 +350,14 @@ class _Station:
             self._pass_on(info)
 
     def _pass_on(self, info: AsyncServiceInfo) -> None:
-        """M2."""
-        key = info.name.lower().removesuffix(f".{SERVICE}")
-        facts = info.properties
-        if facts.get(b"v") != VERSION or facts.get(b"id") != key.encode() or not info.port:
-            return
-        self._tell(key, tuple(info.parsed_scoped_addresses()[:MAX_ADDRESSES]), info.port)
+        node = node_of(info.name)
+        addresses = tuple(info.parsed_scoped_addresses()[:MAX_ADDRESSES])
+        if node is not None and addresses and info.port and speaks(info.properties, node):
+            self._tell(node, addresses, info.port)
 
-    def _leave(self, name: str) -> None:
+    def _leave(self, node: bytes) -> None:
         """M4: report it, and ask everybody who is there."""
-        self._tell(name.removesuffix(f".{SERVICE}"), (), 0)
+        self._tell(node, (), 0)
         if self._question is None:
             wait = max(0.0, self._last_question + BETWEEN_QUESTIONS - self._loop.time())
             self._question = self._loop.call_later(wait, self._ask_all)
@@ -357,11 +368,7 @@ class _Station:
         question.add_question(DNSQuestion(SERVICE, _PTR, _IN))
         self._zeroconf.zeroconf.async_send(question)
 
-    def _tell(self, key: str, addresses: tuple[str, ...], port: int) -> None:
-        try:
-            node = key_from_text(key)
-        except Invalid:
-            return
+    def _tell(self, node: bytes, addresses: tuple[str, ...], port: int) -> None:
         with contextlib.suppress(trio.RunFinishedError):  # we were abandoned (M7)
             self._trio.run_sync_soon(self._hear, node, addresses, port)
 

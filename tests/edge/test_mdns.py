@@ -1,5 +1,7 @@
 """What discovery makes of what it hears. Hosts with cables are in test_mdns_lan.py."""
 
+import asyncio
+
 import pytest
 import trio
 from hypothesis import given
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from ampd.core.whereabouts import Whereabouts
 from ampd.edge import mdns as module
-from ampd.edge.mdns import MAX_NODES, Mdns
-from ampd.edge.network import HostAddress, Moment, NetworkWatch, choose, nearest_first
+from ampd.edge.mdns import MAX_NODES, SERVICE, Mdns, node_of, speaks
+from ampd.edge.network import Clocks, HostAddress, Moment, NetworkWatch, choose, nearest_first
+from ampd.model.address import key_text
 
 US, THEM = b"\1" * 32, b"\2" * 32
 LO = HostAddress("lo", 1, "127.0.0.1", 8)
@@ -55,7 +58,8 @@ class Air:
     def __init__(self, station):
         self.station_type = station
         self.addresses = (LO, ETH)
-        self.network = NetworkWatch(addresses=lambda: self.addresses)
+        self.clocks = Clocks(0.0, 0.0, 0.0)
+        self.network = NetworkWatch(addresses=lambda: self.addresses, clocks=lambda: self.clocks)
         self.whereabouts = Whereabouts()
         self.mdns = Mdns(US, 4160, self.whereabouts, self.network)
 
@@ -71,6 +75,10 @@ class Air:
 
     def move_to(self, *addresses):
         self.addresses = addresses
+        self.network.look()
+
+    def sleep(self, seconds):
+        self.clocks = Clocks(0.0, seconds, seconds)
         self.network.look()
 
 
@@ -93,6 +101,37 @@ async def test_m1_a_sighting_is_a_place_to_look_and_nothing_more(air, autojump_c
     air.announce(THEM, "192.168.7.9")
     assert air.whereabouts.endpoints(THEM) == [("192.168.7.9", 4160)]
     assert air.whereabouts.found_by(THEM) == "mdns"
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_m2_a_name_and_its_record_say_one_key_and_no_other(key):
+    text = key_text(key)
+    assert node_of(f"{text}.{SERVICE}") == key
+    assert node_of(f"{text.upper()}.{SERVICE}") == key
+    assert speaks({b"v": b"1", b"id": text.encode()}, key)
+    assert not speaks({b"v": b"1", b"id": text.encode()}, THEM)
+
+
+@given(st.one_of(st.text(), st.text("abc234567.", max_size=60).map(lambda t: f"{t}.{SERVICE}")))
+def test_m2_any_other_name_is_nobody(name):
+    assert node_of(name) is None
+
+
+@given(st.dictionaries(st.binary(max_size=8), st.none() | st.binary(max_size=60)))
+def test_m2_any_other_record_is_not_ours(facts):
+    assert not speaks(facts, THEM)
+
+
+def test_what_goes_wrong_in_the_thread_of_zeroconf_is_logged_and_ends_nothing(caplog):
+    def explode():
+        raise ValueError("a packet that nobody thought of")
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(module._log_exception)
+        loop.call_soon(explode)
+        runner.run(asyncio.sleep(0))
+    assert "a packet that nobody thought of" in caplog.text
 
 
 async def test_m3_the_table_is_full_at_512_and_what_is_in_it_stays(air, autojump_clock):
@@ -170,6 +209,12 @@ async def test_m5_another_network_is_a_new_start_without_a_goodbye(air, autojump
     await trio.sleep(1)
     assert first.farewell is False
     assert air.station.addresses == (WIFI,)
+
+
+async def test_m5_a_host_that_slept_starts_afresh(air, autojump_clock):
+    air.sleep(600)
+    await trio.sleep(1)
+    assert air.station_type.started == 2
 
 
 async def test_m5_who_does_not_answer_after_a_new_start_is_lost_after_30_seconds(

@@ -138,7 +138,7 @@ def test_where_the_network_drops_multicast_nobody_is_found_and_nothing_fails():
         assert status(first)["error"] == ""
 
 
-def test_malformed_announcements_are_ignored(lan):
+def test_m2_malformed_announcements_are_ignored(lan):
     one, liar = lan.host("one"), lan.host("liar")
     first = discover(one, 1)
     lie(liar, "malformed", 40)
