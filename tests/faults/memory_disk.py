@@ -154,9 +154,11 @@ class MemoryDisk(Disk):
         So it is after a sync failed: Linux calls the pages clean, and never writes them.
         """
         durable, pending, entries, moves = self._replay(steps)
-        entries = _moved(entries, moves)
-        found = MemoryDisk({n: _after(durable[i], pending[i]) for n, i in entries.items()})
-        found.begin = {n: durable[i] for n, i in entries.items()}
+        shown = _moved(entries, moves)
+        names = sorted(shown, key=lambda name: name not in entries)
+        found = MemoryDisk({n: _after(durable[shown[n]], pending[shown[n]]) for n in names})
+        found.begin = {n: durable[shown[n]] for n in names if n in entries}
+        found.log = [("create", n, found.names_of[n]) for n in names if n not in entries]
         return found
 
     def durable(self):

@@ -133,7 +133,10 @@ def test_j3_what_open_shows_survives_the_next_crash():
     life = live(MemoryDisk())
     for step in range(len(life.disk.log) + 1):
         disk = life.disk.after_a_sync_that_failed(step)
-        shown = {r.seq for r in open_journal(disk).scan()}
+        journal = open_journal(disk)
+        journal.append([b"one more"])
+        journal.sync()
+        shown = {r.seq for r in journal.scan()}
         kept = {r.seq for r in open_journal(MemoryDisk(disk.durable())).scan()}
         assert shown == kept, step
 

@@ -11,7 +11,7 @@ import pytest
 from faults.memory_disk import SECTOR, MemoryDisk, seeded
 
 from ampd.model.errors import StorageError
-from ampd.storage.frames import HEADER_SIZE, OVERHEAD, Codec, Frame, payload
+from ampd.storage.frames import HEADER_SIZE, OVERHEAD, UNPROVED, Codec, Frame, payload
 from ampd.storage.journal import Journal, Position
 
 FOLDER = Path("/journal")
@@ -147,6 +147,22 @@ def test_j4_a_bad_sector_costs_the_records_that_it_touches(kind):
         ).items()
         assert found(journal).items() <= PAYLOADS.items()
         assert reported(journal, set(PAYLOADS) - set(found(journal)))
+
+
+def test_j4_a_length_is_not_believed_before_it_is_proved():
+    for bit in range(32):
+        data = bytearray(DATA)
+        data[STARTS[3] + 4 + bit // 8] ^= 1 << bit % 8
+        assert Codec(KEY).prove(bytes(data), STARTS[3], 3) == UNPROVED
+
+
+def test_j4_damage_that_is_not_a_torn_append_is_left_for_whoever_looks():
+    """Record 12 says that record 11 was synced; nothing says it of record 12 itself."""
+    data = bytearray(DATA)
+    data[STARTS[10] + 99] ^= 1
+    journal = open_journal({FIRST: bytes(data)})
+    assert [d.first_seq for d in journal.damage] == [11] and not journal.torn
+    assert journal.disk.files()[FIRST] == data and not journal.check().ok
 
 
 def test_j4_damage_in_an_older_segment_is_named_and_a_direct_read_refuses():

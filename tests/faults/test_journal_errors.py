@@ -92,6 +92,23 @@ def test_j8_after_a_failed_sync_nothing_is_taken_until_reopen_and_no_sync_is_tri
     assert payloads(journal) == [b"kept", b"next"]
 
 
+def test_j8_reopen_leaves_nothing_of_what_was_not_synced():
+    disk = MemoryDisk()
+    journal = open_journal(disk)
+    journal.append([b"kept"])
+    journal.sync()
+    journal.append([b"x", b"y" * 9, b"z" * 40])
+    disk.fail["sync", disk.calls["sync"] + 1] = errno.EIO
+    with pytest.raises(StorageError):
+        journal.sync()
+    journal.reopen()
+    assert payloads(open_journal(MemoryDisk(disk.durable()))) == [b"kept"]
+    journal.append([b"x"])
+    journal.sync()
+    again = open_journal(MemoryDisk(disk.files()))
+    assert payloads(again) == [b"kept", b"x"] and not again.torn
+
+
 def test_j8_a_disk_that_stays_broken_acknowledges_nothing():
     disk = MemoryDisk()
     journal = open_journal(disk)
