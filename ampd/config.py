@@ -22,7 +22,6 @@ Not here: what each key may be (settings.py); which setting can change while the
 runs (daemon.py).
 """
 
-import difflib
 import json
 import os
 import re
@@ -124,7 +123,7 @@ _KEYS: Final[dict[tuple[str, str], Field[Any]]] = {
 _VARIABLES: Final = {f"AMPD_{s}_{k}".upper(): (s, k) for s, k in _KEYS}
 
 
-def load(  # noqa: PLR0913 - one name for each flag that ampd has
+def load(
     *,
     home: str | None,
     config_file: str | None,
@@ -246,6 +245,8 @@ def _from_environment(environ: Mapping[str, str]) -> _Values:
             raw = _parsed(text, _KEYS[section, key].metadata["shape"], where=variable)
             values[section, key] = _read(section, key, raw, where=variable)
         elif variable.startswith("AMPD_") and variable not in _OTHER_VARIABLES:
+            import difflib
+
             known = [*_VARIABLES, *_OTHER_VARIABLES]
             close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
             if close or variable.split("_")[1].lower() in _SECTIONS:

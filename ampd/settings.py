@@ -6,7 +6,6 @@ defaults, so `Peer()` is what an empty config.toml means.
 Not here: where a value comes from, and which place an error names (config.py).
 """
 
-import difflib
 import ipaddress
 import os
 import re
@@ -37,6 +36,8 @@ def expected(what: str, value: object, *, hint: str = "") -> Invalid:
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """A hint for a word that is none of `known`."""
+    import difflib
+
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ampd.config import SOCKET_PATH_BYTES, find_paths, load, make_folders
 from ampd.model.address import NodeUri
 from ampd.model.errors import Invalid
+from ampd.protocol import local
 from ampd.settings import Peer, default_domain
 
 URI = str(NodeUri(bytes(range(32)), "10.0.0.7", 4160))
@@ -387,3 +388,25 @@ def test_c4_a_folder_of_somebody_else_is_refused(tmp_path):
     os.chown(paths.run, 1001, 1001)
     with pytest.raises(Invalid, match="is not a folder of this user"):
         make_folders(paths)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"AMPD_HOME": "/srv/amp"},
+        {"AMPD_HOME": "/srv/amp", "XDG_RUNTIME_DIR": "/run/user/1"},
+        {"XDG_DATA_HOME": "/d", "XDG_CONFIG_HOME": "/c", "XDG_RUNTIME_DIR": "/run/user/1"},
+        {"XDG_DATA_HOME": "/d"},
+        {},
+        {"XDG_DATA_HOME": "", "XDG_CONFIG_HOME": "", "XDG_RUNTIME_DIR": ""},
+    ],
+    ids=str,
+)
+def test_the_command_line_looks_where_the_daemon_is(environ, monkeypatch):
+    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    environ = {"HOME": os.environ["HOME"], **environ}
+    paths = find_paths(None, None, environ)
+    assert local.main_socket(environ, "linux") == str(paths.socket)
+    assert local.data_folder(environ, "linux") == str(paths.data)
+    assert local.config_file(environ, "linux") == str(paths.config_file)
