@@ -78,6 +78,8 @@ def violations(life, step, state):
         again = open_journal(MemoryDisk(disk.files()))
         if [(r.seq, r.payload) for r in again.scan()] != [*found, (new.seq, new.payload)]:
             yield "I7: the second opening shows something else"
+        if not all(name.endswith(".log") for name in disk.files()):
+            yield f"I10: files that are not in the docstring: {sorted(disk.files())}"
         if not again.check().ok or again.torn:
             yield f"J5: still damaged after recovery: {again.damage} {again.torn}"
 

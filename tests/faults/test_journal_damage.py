@@ -11,7 +11,16 @@ import pytest
 from faults.memory_disk import SECTOR, MemoryDisk, seeded
 
 from ampd.model.errors import StorageError
-from ampd.storage.frames import HEADER_SIZE, OVERHEAD, UNPROVED, Codec, Frame, payload
+from ampd.storage.frames import (
+    CHECKSUM,
+    FORGED,
+    HEADER_SIZE,
+    OVERHEAD,
+    UNPROVED,
+    Codec,
+    Frame,
+    payload,
+)
 from ampd.storage.journal import Journal, Position
 
 FOLDER = Path("/journal")
@@ -154,6 +163,13 @@ def test_j4_a_length_is_not_believed_before_it_is_proved():
         data = bytearray(DATA)
         data[STARTS[3] + 4 + bit // 8] ^= 1 << bit % 8
         assert Codec(KEY).prove(bytes(data), STARTS[3], 3) == UNPROVED
+
+
+def test_j6_rot_and_tampering_are_called_by_different_names():
+    data = bytearray(DATA)
+    data[STARTS[3] + 99] ^= 1
+    assert Codec(KEY).prove(bytes(data), STARTS[3], 3) == CHECKSUM
+    assert Codec(KEY).prove(rechecked(data, STARTS[3]), STARTS[3], 3) == FORGED
 
 
 def test_j4_damage_that_is_not_a_torn_append_is_left_for_whoever_looks():
