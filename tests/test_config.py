@@ -163,7 +163,8 @@ BAD = {
     "[limits]\nmessage_bytes = 1": "config.toml:2: limits.message_bytes: expected 1024 to",
     "[limits]\nmessage_bytes = true": "config.toml:2: limits.message_bytes: expected a whole",
     'log = "info"': "config.toml:1: expected a section [log]",
-    'log = { level = "loud" }': "config.toml:1: log.level: expected debug or info",
+    "[node]\n[peer]\n\n[node.x]\n": "config.toml:4: there is no key x in [node]",
+    '\nlog = { level = "loud" }': "config.toml:2: log.level: expected debug or info",
     "\n\n[peer\n": "config.toml:3: this is not TOML",
     "[peer]\nlisten = ": "config.toml:2: this is not TOML",
 }
@@ -172,6 +173,11 @@ BAD = {
 @pytest.mark.parametrize(("toml", "error"), BAD.items())
 def test_a_bad_value_names_its_line_and_what_was_expected(complaint, toml, error):
     assert complaint(toml)[0].startswith(error)
+
+
+def test_a_bad_value_is_shown_as_far_as_it_helps(complaint):
+    assert f"not '{'x' * 60}'" in complaint(f'[peer]\nlisten = "{"x" * 60}"')[0]
+    assert len(complaint(f'[peer]\nlisten = "{"x" * 6000}"')[0]) < 200
 
 
 def test_a_choice_that_is_nearly_right_gets_a_hint(complaint):
@@ -275,6 +281,7 @@ def test_the_line_is_right_wherever_the_key_stands(tmp_path_factory, before, ins
         ("desk.example.org", "desk.local"),
         ("my_host!", "my-host.local"),
         ("ab" * 40, "ab" * 31 + "a.local"),
+        ("a" * 62 + "-b", "a" * 62 + ".local"),
         ("", "localhost.local"),
         ("---", "localhost.local"),
         ("Büro", "b-ro.local"),
@@ -361,10 +368,12 @@ def test_c4_the_folders_are_made_so_that_only_this_user_can_enter(tmp_path, umas
     make_folders(paths)
 
 
-def test_c4_a_runtime_folder_that_others_may_enter_is_refused(tmp_path):
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o720])
+def test_c4_a_runtime_folder_that_others_may_enter_is_refused(tmp_path, mode):
     paths = find_paths(str(tmp_path), None, {})
-    paths.run.mkdir(mode=0o755)
-    with pytest.raises(Invalid, match=r"others may use it \(mode 0755\)") as caught:
+    paths.run.mkdir()
+    paths.run.chmod(mode)
+    with pytest.raises(Invalid, match=rf"others may use it \(mode {mode:04o}\)") as caught:
         make_folders(paths)
     assert caught.value.hint == f"chmod 700 {paths.run}"
 

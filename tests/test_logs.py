@@ -8,7 +8,7 @@ import re
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ampd import logs
@@ -105,6 +105,8 @@ def test_log1_an_event_is_one_line_whatever_it_holds(form, message, value):
 
 
 @given(st.text(max_size=50), st.text(max_size=50))
+@example("\n", "\\n")
+@example("\\", "\\\\")
 def test_log1_different_texts_stay_different(one, other):
     assert (logs.escape(one) == logs.escape(other)) == (one == other)
 
