@@ -16,7 +16,7 @@ from ampd.crypto import keyfiles
 from ampd.crypto.keyfiles import AgentKeys, InboxKey
 from ampd.crypto.keys import OpeningKey, SigningKey, open1
 from ampd.model.address import Address, check_name
-from ampd.model.card import Card
+from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import Invalid, Refused
 from ampd.storage.records import Agent as AgentRecord
 from ampd.storage.store import Store, Transaction
@@ -25,7 +25,6 @@ WEEK: Final = 7 * 86_400_000  # milliseconds
 INBOX_KEY_FOR: Final = WEEK
 KEEP_OLD_KEYS_FOR: Final = 5 * WEEK  # longer than the longest expiry, 30 days
 RESERVED: Final = frozenset({"ampd"})  # the node itself writes under this name
-CARD_CONTEXT: Final = "ampd/card/1"
 
 
 @dataclass(frozen=True, slots=True)

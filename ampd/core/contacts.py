@@ -23,13 +23,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ampd.core.agents import CARD_CONTEXT, Agent, Agents
+from ampd.core.agents import Agent, Agents
 from ampd.crypto.keys import open1
 from ampd.model.address import Address, ContactLink, check_name, fingerprint
-from ampd.model.card import Card
+from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import Invalid, Refused
 from ampd.storage.records import CardSeen, Contact, Released
 from ampd.storage.store import Store, Transaction
+from ampd.storage.view import Reader
 
 MAX_STRANGERS: Final = 10_000  # a few MiB of journal for a hostile LAN
 MAX_CARDS: Final = 1000  # of one node; the rest is passed over
@@ -82,7 +83,7 @@ def _known(row: sqlite3.Row) -> Known:
     )  # fmt: skip
 
 
-def known_at(db: sqlite3.Connection, address: str) -> list[Known]:
+def known_at(db: Reader, address: str) -> list[Known]:
     """All contacts of one address, the pinned key first."""
     rows = db.execute("SELECT * FROM contacts WHERE address=?", (address,)).fetchall()
     order = ("verified", "pinned", "seen", "pending", "conflict")
@@ -172,7 +173,7 @@ class Contacts:
             tx.append(self._contact(card.address, key, state, source))
         return True
 
-    def _strangers(self, db: sqlite3.Connection) -> int:
+    def _strangers(self, db: Reader) -> int:
         row = db.execute("SELECT count(*) FROM contacts WHERE state IN ('seen','conflict')")
         count: int = row.fetchone()[0]
         return count

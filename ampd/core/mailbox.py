@@ -19,18 +19,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ampd.core.agents import CARD_CONTEXT, Agent, Agents
+from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, next_number
+from ampd.core.receipts import note_receipt, receipt_for
 from ampd.core.safety import flags
 from ampd.crypto.keys import open1
-from ampd.model.card import Card
+from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import Invalid, Refused, StaleKey
-from ampd.model.message import Delivery, Envelope, Letter, Message, Receipt, digest
-from ampd.storage.records import Kept, Progress, State
+from ampd.model.message import (
+    MESSAGE_CONTEXT,
+    RECEIPT_CONTEXT,
+    Delivery,
+    Envelope,
+    Letter,
+    Message,
+    Receipt,
+)
+from ampd.storage.records import Kept, State
 from ampd.storage.store import Store, Transaction
 
-MESSAGE_CONTEXT: Final = "ampd/message/1"
-RECEIPT_CONTEXT: Final = "ampd/receipt/1"
 AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
 
 
@@ -42,12 +49,6 @@ class Opened:
     signed: bytes
     key: bytes
     card: tuple[bytes, Card] | None  # the sender's, if it was in the letter and is its own
-
-
-def receipt_for(agent: Agent, message: Message, signed: bytes, stage: str, at: int) -> bytes:
-    """What the agent's key says of a message that it got."""
-    receipt = Receipt(message.id, digest(signed), agent.address, message.sender, stage, at)
-    return agent.keys.signing.sign1(RECEIPT_CONTEXT, receipt.to_bytes())
 
 
 class Mailbox:
@@ -130,7 +131,7 @@ class Mailbox:
         receipt = Receipt.from_bytes(payload)
 
         def work(tx: Transaction) -> None:
-            note_receipt(tx, agent.key, key, receipt, letter.signed, via)
+            note_receipt(tx, self._agents, agent.key, key, receipt, letter.signed, via)
 
         await self._store.write(work)
         return Delivery("delivered")
@@ -157,26 +158,3 @@ def held_at(tx: Transaction, agent: bytes, sender: bytes, identifier: bytes) -> 
         (identifier, sender, agent, sender, identifier, agent),
     ).fetchone()
     return int(row[0]) if row else 0
-
-
-def note_receipt(
-    tx: Transaction, agent: bytes, key: bytes, receipt: Receipt, signed: bytes, via: str
-) -> None:
-    """Within a work: note what a recipient's key said of a message that an agent here sent (B6)."""
-    row = tx.db.execute(
-        "SELECT m.seq, d.recipient, d.via FROM messages m JOIN agents a ON a.id=m.by"
-        " JOIN deliveries d ON d.message=m.seq WHERE m.id=? AND a.key=? AND d.key=?",
-        (receipt.message, agent, key),
-    ).fetchone()
-    if row is None:
-        return  # a message that was deleted, or never sent from here
-    seq, place, known_via = row
-    known = tx.db.execute(
-        "SELECT 1 FROM receipts WHERE message=? AND recipient=? AND stage=?",
-        (seq, place, receipt.stage),
-    ).fetchone()
-    if known is None:
-        way = known_via or via
-        tx.append(
-            Progress(receipt.message, agent, place, receipt.stage, way, receipt.at, "", signed)
-        )

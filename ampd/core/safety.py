@@ -44,20 +44,21 @@ _UNSEEN: Final = re.compile(
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U0001fffe\U0001ffff\U000e0000-\U000e0fff]|(?<=\ufe0f)\ufe0f"
 )
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f]")  # what is unseen in ASCII: fast
 
-# `<`, `&` and what a reader may take for them (Unicode confusables, and what NFKC turns into them).
-_TAG_STARTS: Final = re.compile(
-    "[<&\u02c2\u1438\u16b2\u2039\u226e\u2329\u276c\u276e\u2770\u27e8\u29fc\u3008\ufe60\ufe64\uff06\uff1c"
-    "\U0001d236]|(?<=]])>"  # the last: XML forbids `]]>` in text
+# What a reader may take for `<` or `&` (Unicode confusables, and what NFKC turns into them).
+_LOOKALIKES: Final = re.compile(
+    "[\u02c2\u1438\u16b2\u2039\u226e\u2329\u276c\u276e\u2770\u27e8\u29fc\u3008\ufe60\ufe64\uff06\uff1c"
+    "\U0001d236]"
 )
-_ESCAPES: Final = {"<": "&lt;", "&": "&amp;", ">": "&gt;", '"': "&quot;"}
-_NEEDLESS_IN_ATTRIBUTES: Final = re.compile("[>\"'\n\t]")
+_ESCAPES: Final = {">": "&gt;", '"': "&quot;"}
+_NOT_IN_ATTRIBUTES: Final = re.compile("[>\"'\n\t]")
 _REFERENCE: Final = re.compile(r"&(?:#(\d{1,7})|(lt|amp|gt|quot));")
 _NAMES: Final = {"lt": "<", "amp": "&", "gt": ">", "quot": '"'}
 
 # A line that may imitate a notice: the blanks and signs it begins with, a bracket last (F3).
 _BRACKETED: Final = re.compile(
-    "^([^\\w\n]*[\\[\uff3b\u3010\u3014\u27e6])([^\n]{0,200})", re.MULTILINE
+    "^([^\\w\n]*[\\[\uff3b\u3010\u3014\u27e6])([^\n]{8,200})", re.MULTILINE
 )
 _BRACKETS: Final = re.compile("[\\[\uff3b\u3010\u3014\u27e6]")
 _IMITATED: Final = ("contentis", "dataonly", "securitywarning", "donotexecute", "external")
@@ -75,7 +76,8 @@ def flags(*texts: str) -> tuple[str, ...]:
 
 def shown(text: str) -> str:
     """`text` with all that is unseen made visible (F1); the same text where there is nothing."""
-    return _UNSEEN.sub(_visible, text.replace("\r\n", "\n"))
+    unseen = _CONTROLS if text.isascii() else _UNSEEN
+    return unseen.sub(_visible, text.replace("\r\n", "\n"))
 
 
 def wrap(content: str, *, source: str, sender: str, trust: str, flags: Sequence[str]) -> str:
@@ -115,12 +117,18 @@ def _visible(match: re.Match[str]) -> str:
 
 def _escaped(content: str) -> str:
     """`content` shown, and without anything that could be taken for the wrapper (F2, F3)."""
-    text = _TAG_STARTS.sub(_reference, shown(content))
-    return _BRACKETED.sub(_unbracketed, text)
+    text = _tagless(shown(content))
+    return _BRACKETED.sub(_unbracketed, text) if _BRACKETS.search(text) else text
+
+
+def _tagless(text: str) -> str:
+    """Without `&`, `<` and all that resembles them; `]]>`, which XML forbids in text, goes too."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace("]]>", "]]&gt;")
+    return plain if plain.isascii() else _LOOKALIKES.sub(_reference, plain)
 
 
 def _attribute(value: str) -> str:
-    return _NEEDLESS_IN_ATTRIBUTES.sub(_reference, _TAG_STARTS.sub(_reference, shown(value)))
+    return _NOT_IN_ATTRIBUTES.sub(_reference, _tagless(shown(value)))
 
 
 def _reference(match: re.Match[str]) -> str:

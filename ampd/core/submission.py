@@ -16,13 +16,13 @@ from typing import Final
 
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, Target, next_number
-from ampd.core.mailbox import MESSAGE_CONTEXT
 from ampd.core.safety import flags
 from ampd.crypto.keys import random_bytes, seal
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import (
     MAX_RECIPIENTS,
     MAX_SUBJECT,
+    MESSAGE_CONTEXT,
     PRIORITIES,
     Letter,
     Message,
@@ -109,7 +109,7 @@ class Submission:
     async def send(self, agent: Agent, draft: Draft) -> Sent:
         """Send one draft (U1-U5)."""
         prepared = self.prepare(agent, draft)
-        return await self._store.write(lambda tx: prepared(tx))
+        return await self._store.write(prepared)
 
     async def send_many(
         self, prepared: Sequence[Callable[[Transaction], Sent]]
@@ -126,6 +126,14 @@ class Submission:
             return answers
 
         return await self._store.write(work)
+
+    def knows(self, draft: Draft) -> bool:
+        """Whether every recipient can be resolved now."""
+        try:
+            self._targets(draft.to)
+        except Refused:
+            return False
+        return True
 
     def prepare(self, agent: Agent, draft: Draft) -> Callable[[Transaction], Sent]:
         """Check the draft and resolve its recipients; the work that sends it. Raises Refused."""

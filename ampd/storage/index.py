@@ -235,7 +235,7 @@ class Index:
             ),
         )  # fmt: skip
 
-    def _progress(self, _seq: int, record: Progress) -> None:
+    def _progress(self, seq: int, record: Progress) -> None:
         row = self.db.execute(
             "SELECT seq FROM messages WHERE id=? AND by=?",
             (record.message, self.agent_id(record.by)),
@@ -253,28 +253,38 @@ class Index:
             )
         if row is None:
             return
-        column = {
-            "relayed": "relayed_at", "delivered": "delivered_at", "read": "read_at",
-            "acked": "acked_at",
-        }.get(record.status, "at")  # fmt: skip
-        status = "read" if record.status == "acked" else record.status
-        self.db.execute(
-            f"UPDATE deliveries SET {column}=coalesce({column},?), at=?,"  # noqa: S608
-            " via=CASE ? WHEN '' THEN via ELSE ? END, error=?,"
-            " delivered_at=CASE WHEN ? IN ('read','acked') THEN coalesce(delivered_at,?)"
-            " ELSE delivered_at END,"
-            " status=CASE WHEN status='read' OR (status='delivered' AND ?='relayed')"
-            " THEN status ELSE ? END WHERE message=? AND recipient=?",
-            (
-                record.at, record.at, record.via, record.via, record.error, record.status,
-                record.at, record.status, status, row[0], record.recipient,
-            ),
-        )  # fmt: skip
+        self._delivery(seq, row[0], record)
         if record.receipt:
             self.db.execute(
                 "INSERT OR IGNORE INTO receipts VALUES(?,?,?,?,?)",
                 (row[0], record.recipient, record.status, record.at, record.receipt),
             )
+
+    def _delivery(self, seq: int, message: int, record: Progress) -> None:
+        """Times are set once; a status never goes back from read, nor from delivered to relayed."""
+        times = {
+            "relayed": ("relayed_at",),
+            "delivered": ("delivered_at",),
+            "read": ("delivered_at", "read_at"),
+            "acked": ("delivered_at", "read_at", "acked_at"),
+        }.get(record.status, ())
+        for column in times:
+            self.db.execute(
+                f"UPDATE deliveries SET {column}=coalesce({column},?)"  # noqa: S608
+                " WHERE message=? AND recipient=?",
+                (record.at, message, record.recipient),
+            )
+        status = "read" if record.status == "acked" else record.status
+        self.db.execute(
+            "UPDATE deliveries SET changed=:seq, at=:at, error=:error,"
+            " via=CASE :via WHEN '' THEN via ELSE :via END,"
+            " status=CASE WHEN status='read' OR (status='delivered' AND :status='relayed')"
+            " THEN status ELSE :status END WHERE message=:message AND recipient=:recipient",
+            {
+                "seq": seq, "at": record.at, "error": record.error, "via": record.via,
+                "status": status, "message": message, "recipient": record.recipient,
+            },
+        )  # fmt: skip
 
     def _marked(self, _seq: int, record: Marked) -> None:
         agent = self.agent_id(record.agent)

@@ -17,7 +17,7 @@ R1  A record is never changed; a later one overrides.
 R2  Whatever the index knows, it knows from these records.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
@@ -173,7 +173,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
         Released, Dropped,
     )
 }  # fmt: skip
-_NAMES: Final = {kind: tuple(each.__dataclass_fields__) for kind, each in _KINDS.items()}
+_NAMES: Final = {kind: tuple(field.name for field in fields(each)) for kind, each in _KINDS.items()}
 
 
 def to_bytes(record: Record) -> bytes:
@@ -191,8 +191,10 @@ def from_bytes(payload: bytes) -> Record:
         raise StorageError(
             "a record of a kind that this version does not know", hint="install a newer ampd"
         )
-    kind: type[Record] = _KINDS[value[0]]
-    return kind(*(_frozen(item) for item in value[1:]))
+    names = _NAMES[value[0]]
+    if len(value) - 1 > len(names):
+        raise StorageError("a record with more members than this version knows")
+    return _KINDS[value[0]](*(_frozen(item) for item in value[1:]))  # type: ignore[no-any-return]
 
 
 def _frozen(item: Any) -> Any:

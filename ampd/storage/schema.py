@@ -34,7 +34,8 @@ CREATE INDEX boxes_message ON boxes(message);
 CREATE TABLE deliveries(
     message INTEGER, recipient INTEGER, address TEXT, key BLOB, status TEXT, via TEXT, at INTEGER,
     relayed_at INTEGER, delivered_at INTEGER, read_at INTEGER, acked_at INTEGER, error TEXT,
-    PRIMARY KEY(message, recipient)) WITHOUT ROWID;
+    changed INTEGER DEFAULT 0, PRIMARY KEY(message, recipient)) WITHOUT ROWID;
+CREATE INDEX deliveries_changed ON deliveries(changed) WHERE changed > 0;
 CREATE TABLE receipts(
     message INTEGER, recipient INTEGER, stage TEXT, at INTEGER, signed BLOB,
     PRIMARY KEY(message, recipient, stage)) WITHOUT ROWID;

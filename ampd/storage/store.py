@@ -45,6 +45,7 @@ from ampd.storage.records import (
     from_bytes,
     to_bytes,
 )
+from ampd.storage.view import Reader, View
 
 T = TypeVar("T")
 Topic = Hashable
@@ -103,13 +104,17 @@ def _topics(record: Record) -> Iterable[Topic]:
             yield "outbox"
 
 
+def _REBUILD(_: Transaction) -> None:  # noqa: N802 - a mark, not a work
+    """Stands in the queue for "make the index anew"."""
+
+
 class _Work(Generic[T]):
     __slots__ = ("result", "run", "task", "urgent")
 
     def __init__(self, run: Callable[[Transaction], T], *, urgent: bool) -> None:
         self.run = run
         self.urgent = urgent
-        self.task = trio.lowlevel.current_task()
+        self.task = None if run is _REBUILD else trio.lowlevel.current_task()
         self.result: outcome.Outcome[T] | None = None
 
 
@@ -127,16 +132,21 @@ class Store:
         self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
         self._waiters: dict[Topic, trio.Event] = {}
         self._behind = False
+        self._rebuilding = False
         self.index_path = folder / "index.sqlite"
+        self._stamp_path = folder / "index.stamp"
         self.rebuilt = False
         self._open()
-        self._view = indexes.connect(self.index_path, read_only=True)
+        self._view = View(self.index_path, self._rebuild_soon)
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread: threading.Thread | None = None
 
     # --- opening -------------------------------------------------------------------------
 
     def _open(self) -> None:
+        if self._stamp_path.exists() and self._stamp_path.read_text() != self._stamp():
+            indexes.remove(self.index_path)  # somebody else wrote to it since we closed it
+        self._stamp_path.unlink(missing_ok=True)
         try:
             self.index = Index(self.index_path)
             self.journal = self._open_journal(self._checkpoint())
@@ -147,6 +157,14 @@ class Store:
         if not self.journal.checkpoint_held:
             self._start_over()
         self._catch_up()
+
+    def _stamp(self) -> str:
+        """What changes when anybody writes to the index."""
+        try:
+            found = self.index_path.stat()
+        except FileNotFoundError:
+            return "none"
+        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
     def _open_journal(self, after: Checkpoint | None) -> Journal:
         return Journal.open(self._folder / "journal", self._key, after=after)
@@ -226,6 +244,23 @@ class Store:
         result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_stop)
         return result
 
+    async def rebuild(self) -> None:
+        """Make the index anew from the journal; what is written meanwhile waits."""
+        self._queue.put(_Work(_REBUILD, urgent=False))
+        await self.write(lambda _: None)
+
+    def _rebuild_soon(self) -> None:
+        if not self._rebuilding:
+            self._rebuilding = True
+            self._queue.put(_Work(_REBUILD, urgent=False))
+
+    def _make_anew(self) -> None:
+        self.index.db.close()
+        indexes.remove(self.index_path)
+        self.index = Index(self.index_path)
+        self._catch_up()
+        self._rebuilding = False
+
     def _serve(self) -> None:
         while (first := self._queue.get()) is not None:
             batch = [first]
@@ -248,8 +283,12 @@ class Store:
     def _commit(self, batch: list[_Work[Any]]) -> set[Topic]:
         """Run a batch under one sync; if that fails and it was shared, each on its own."""
         try:
+            if any(work.run is _REBUILD for work in batch):
+                self._make_anew()
             return self._attempt(batch)
         except (StorageError, sqlite3.Error) as exc:
+            if _is_damage(exc):
+                self._rebuild_soon()
             if len(batch) > 1:
                 return {topic for work in batch for topic in self._commit([work])}
             batch[0].result = outcome.Error(_storage_error(exc))
@@ -264,6 +303,8 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         try:
             for work in batch:
+                if work.run is _REBUILD:
+                    continue
                 self._run_one(work, next_seq + len(payloads), payloads, topics)
             if payloads:
                 urgent = all(work.urgent for work in batch)
@@ -320,7 +361,10 @@ class Store:
 
     def _finish(self, batch: list[_Work[Any]], topics: set[Topic]) -> None:
         for work in batch:
-            trio.lowlevel.reschedule(work.task, work.result or outcome.Value(None))
+            if work.task is None:
+                self._view.close()  # a rebuild: the file is another one now
+            else:
+                trio.lowlevel.reschedule(work.task, work.result or outcome.Value(None))
         for topic in topics:
             waiting = self._waiters.pop(topic, None)
             if waiting is not None:
@@ -329,7 +373,7 @@ class Store:
     # --- reading -------------------------------------------------------------------------
 
     @property
-    def view(self) -> sqlite3.Connection:
+    def view(self) -> Reader:
         """The index for reading; for the trio thread only."""
         return self._view
 
@@ -337,7 +381,7 @@ class Store:
         """The record `seq`, proved against its checksum and the chain's key."""
         return self.payload_at(self._view, seq)
 
-    def payload_at(self, db: sqlite3.Connection, seq: int) -> Record:
+    def payload_at(self, db: Reader, seq: int) -> Record:
         """The same with another thread's connection."""
         row = db.execute("SELECT segment, offset FROM places WHERE seq=?", (seq,)).fetchone()
         if row is None:
@@ -353,10 +397,17 @@ class Store:
         self._view.close()
         self.index.db.close()
         self.journal.close()
+        self._stamp_path.write_text(self._stamp())
 
 
 def _cannot_stop(_raise_cancel: object) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.FAILED
+
+
+def _is_damage(exc: Exception) -> bool:
+    return isinstance(exc, sqlite3.DatabaseError) and not isinstance(
+        exc, sqlite3.OperationalError | sqlite3.IntegrityError | sqlite3.ProgrammingError
+    )
 
 
 def _storage_error(exc: Exception) -> AmpdError:

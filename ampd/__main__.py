@@ -1,0 +1,79 @@
+"""The command `ampd`: the daemon in the foreground."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import trio
+
+import ampd
+from ampd import config, logs
+from ampd.daemon import Daemon
+from ampd.model.errors import CODES, AmpdError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `ampd`."""
+    made = argparse.ArgumentParser(
+        prog="ampd",
+        description="A local-first peer daemon with a durable mailbox for AI agents. Runs in the "
+        "foreground; `amp daemon start` runs it in the background.",
+    )
+    made.add_argument("--home", metavar="DIR", help="data, config and sockets in one folder")
+    made.add_argument("--config", metavar="FILE", help="read FILE instead of config.toml")
+    made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    made.add_argument("--log-format", metavar="FORM", help="auto, text, journald or json")
+    made.add_argument("--version", action="version", version=f"ampd {ampd.__version__}")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is stopped; the exit code."""
+    flags = parser().parse_args(arguments)
+    os.umask(0o077)  # whatever is made from here on is this user's alone
+
+    def load() -> config.Config:
+        return config.load(
+            home=flags.home,
+            config_file=flags.config,
+            environ=os.environ,
+            log_level=flags.log_level,
+            log_format=flags.log_format,
+        )
+
+    try:
+        settings = load()
+        logs.configure(settings.log.level, settings.log.format, os.environ, sys.stderr)
+        trio.run(Daemon(settings, load).run)
+    except AmpdError as exc:
+        return complain(exc)
+    except BaseExceptionGroup as group:
+        told = group.subgroup(AmpdError)
+        if told is None or group.subgroup(
+            lambda exc: not isinstance(exc, (AmpdError, BaseExceptionGroup))
+        ):
+            raise
+        return complain(first_of(told))
+    return 0
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> AmpdError:
+    """The first error of a group of them."""
+    inner = group.exceptions[0]
+    if isinstance(inner, BaseExceptionGroup):
+        return first_of(inner)
+    assert isinstance(inner, AmpdError)  # noqa: S101 - the caller asked for this kind only
+    return inner
+
+
+def complain(exc: AmpdError) -> int:
+    """Say what went wrong and what mends it; the exit code."""
+    sys.stderr.write(f"ampd: error: {exc}\n")
+    if exc.hint:
+        sys.stderr.write(f"ampd: hint: {exc.hint}\n")
+    return CODES[exc.code]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The marks that an agent leaves in its mailbox: read, acked, unread again, deleted.
+
+W1  A mark is on disk when the call returns; it goes on when the disk is full.
+W2  The first time a message is read, and the first time it is acked, its sender is told, signed.
+W3  Quarantined mail takes no marks.
+W4  What is deleted stays known as seen until it could not be valid any more, so that it cannot
+    come back.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from ampd.core.agents import Agent, Agents
+from ampd.core.lists import Lists
+from ampd.core.reading import Full
+from ampd.core.receipts import note_local, queue_receipt
+from ampd.model.errors import Refused
+from ampd.model.message import id_text
+from ampd.storage.records import Deleted, Kept, Marked, State
+from ampd.storage.store import Store, Transaction
+
+_SEEN_FOR: Final = 86_400_000  # a day longer than the message could be valid
+
+
+class Marks:
+    """Marks for the agents of this node."""
+
+    def __init__(self, store: Store, agents: Agents, lists: Lists) -> None:
+        self._store = store
+        self._agents = agents
+        self._lists = lists
+
+    async def set(self, agent: Agent, texts: Sequence[str], state: State) -> list[str]:
+        """Mark messages of the mailbox (V3); the ids that were marked."""
+        seqs = [self._lists.find(agent, text) for text in texts]
+        return await self._set(agent, seqs, state)
+
+    async def set_all(self, agent: Agent, state: State) -> list[str]:
+        """Mark everything in the inbox."""
+        rows = self._store.view.execute(
+            "SELECT b.message FROM boxes b JOIN agents a ON a.id=b.agent"
+            " WHERE a.key=? AND b.state<2 ORDER BY b.number",
+            (agent.key,),
+        ).fetchall()
+        return await self._set(agent, [row[0] for row in rows], state)
+
+    async def shown(self, agent: Agent, messages: Sequence[Full]) -> None:
+        """What was shown is read; its sender is told."""
+        seqs = [each.summary.seq for each in messages if each.summary.state == "unread"]
+        if seqs:
+            await self._set(agent, seqs, State.READ)
+
+    async def _set(self, agent: Agent, seqs: Sequence[int], state: State) -> list[str]:
+        def work(tx: Transaction) -> list[str]:
+            done: list[str] = []
+            numbers: list[int] = []
+            for seq in seqs:
+                row = tx.db.execute(
+                    "SELECT b.number, b.state, b.read_at, b.acked_at, m.id FROM boxes b"
+                    " JOIN agents a ON a.id=b.agent JOIN messages m ON m.seq=b.message"
+                    " WHERE a.key=? AND b.message=?",
+                    (agent.key, seq),
+                ).fetchone()
+                if row is None or row["state"] == State.QUARANTINED:
+                    continue
+                done.append(id_text(row["id"]))
+                if row["state"] != state:
+                    numbers.append(row["number"])
+                    self._tell_sender(tx, agent, seq, row, state)
+            if numbers:
+                tx.append(Marked(agent.key, tuple(numbers), int(state), tx.now))
+            return done
+
+        return await self._store.write(work, urgent=True)
+
+    def _tell_sender(
+        self, tx: Transaction, agent: Agent, seq: int, row: sqlite3.Row, state: State
+    ) -> None:
+        """Sign that it was read or acked, once each, and queue that for its sender."""
+        first = {State.READ: "read_at", State.ACKED: "acked_at"}.get(state)
+        if first is None or row[first]:
+            return
+        stage = "read" if state == State.READ else "acked"
+        found = tx.db.execute(
+            "SELECT m.sender_key, m.by, c.signed FROM messages m LEFT JOIN cards c"
+            " ON c.key=m.sender_key WHERE m.seq=?",
+            (seq,),
+        ).fetchone()
+        if found["by"] is not None:
+            note_local(tx, self._agents, agent, seq, stage)
+        elif found["signed"] is not None:
+            record = self._store.payload_at(tx.db, seq)
+            if isinstance(record, Kept):
+                queue_receipt(tx, agent, record.signed, found["signed"], stage)
+
+    async def delete(self, agent: Agent, texts: Sequence[str]) -> list[str]:
+        """Take messages out of the mailbox; their bytes go with the next compaction."""
+        seqs = [self._lists.find(agent, text) for text in texts]
+
+        def work(tx: Transaction) -> list[str]:
+            done = []
+            for seq in seqs:
+                row = tx.db.execute(
+                    "SELECT id, sender_key, expires, by FROM messages WHERE seq=?", (seq,)
+                ).fetchone()
+                if row is None:
+                    continue
+                waiting = tx.db.execute(
+                    "SELECT 1 FROM outbox WHERE what='message' AND message=? AND by=?"
+                    " AND status='queued'",
+                    (row["id"], row["by"]),
+                ).fetchone()
+                if waiting:
+                    raise Refused(
+                        f"{id_text(row['id'])} is still queued for a recipient", code="conflict",
+                        hint="delete it when it was delivered or has failed",
+                    )  # fmt: skip
+                until = max(row["expires"], tx.now) + _SEEN_FOR
+                tx.append(Deleted(agent.key, row["id"], row["sender_key"], until, tx.now))
+                done.append(id_text(row["id"]))
+            return done
+
+        return await self._store.write(work, urgent=True)

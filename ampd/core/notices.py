@@ -1,0 +1,65 @@
+"""What the node itself writes to an agent here: that mail was not delivered, or that it was read.
+
+G1  What fails comes back to its sender as a message of type "system", with the reason; nobody has
+    to poll to learn of it (RFC 3464 is the same idea).
+G2  The node signs its notices with its own key, under the address ampd@DOMAIN.
+"""
+
+import json
+
+from ampd.core.agents import Agents
+from ampd.core.contacts import next_number
+from ampd.crypto.keys import random_bytes
+from ampd.model.address import Address
+from ampd.model.message import MESSAGE_CONTEXT, Message, Recipient, id_text, new_id
+from ampd.storage.records import Kept, State
+from ampd.storage.store import Transaction
+
+_VALID_FOR = 30 * 86_400_000
+_WORDS = {
+    "failed": "was not delivered",
+    "expired": "expired before it could be delivered",
+    "delivered": "was delivered",
+    "read": "was read",
+}
+
+
+def notify(  # one call site for each fact; all of them are needed to write the sentence
+    tx: Transaction,
+    agents: Agents,
+    sender: bytes,
+    message: bytes,
+    recipient: str,
+    event: str,
+    reason: str = "",
+) -> None:
+    """Within a work: tell the local agent `sender` what became of its message (G1, G2)."""
+    agent = agents.of_key(sender)
+    row = tx.db.execute(
+        "SELECT m.subject, m.thread FROM messages m JOIN agents a ON a.id=m.by"
+        " WHERE m.id=? AND a.key=?",
+        (message, sender),
+    ).fetchone()
+    if agent is None or row is None:
+        return
+    what = f'Your message "{row["subject"]}" to {recipient} {_WORDS[event]}'
+    facts = {"event": event, "message": id_text(message), "recipient": recipient, "reason": reason}
+    identifier = new_id(tx.now, random_bytes(10))
+    number = next_number(tx, sender)
+    notice = Message(
+        id=identifier,
+        sender=Address("ampd", agents.domain),
+        to=(Recipient(agent.address, sender, number),),
+        epoch=bytes(8),
+        sent=tx.now,
+        expires=tx.now + _VALID_FOR,
+        thread=row["thread"],
+        in_reply_to=message,
+        type="system",
+        subject=f"{event}: {row['subject']}"[:256],
+        body=f"{what}: {reason}" if reason else f"{what}.",
+        payload=json.dumps(facts, ensure_ascii=False),
+    )
+    signed = agents.node.sign1(MESSAGE_CONTEXT, notice.to_bytes())
+    box = (sender, number, int(State.UNREAD), "")
+    tx.append(Kept(signed, tx.now, "system", True, b"", (box,)))

@@ -1,0 +1,213 @@
+"""How far a message got: by recipient, step by step, and what it waits for now.
+
+Nothing is said here that is not on disk, but for the attempts: those are this process's memory.
+"""
+
+import base64
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ampd.core.agents import Agent, Agents
+from ampd.core.lists import Lists
+from ampd.core.receipts import receipt_for
+from ampd.core.submission import overall
+from ampd.core.transfer import Attempts
+from ampd.model.errors import Refused
+from ampd.model.message import Message, id_text
+from ampd.storage.index import read_payload
+from ampd.storage.records import Kept
+from ampd.storage.store import Store
+
+_STAGES: Final = (
+    ("relayed_at", "relayed", "a relay holds it"),
+    ("delivered_at", "delivered", "on the recipient's disk"),
+    ("read_at", "read", "shown to the recipient"),
+    ("acked_at", "acked", "processed by the recipient"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryState:
+    """One recipient's copy."""
+
+    address: str
+    status: str
+    via: str
+    attempts: int
+    next_attempt_at: int
+    error: str
+    delivered_at: int
+    read_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A receipt that can be shown to a third party."""
+
+    address: str
+    stage: str
+    at: int
+    receipt: bytes
+
+    @property
+    def text(self) -> str:
+        """For `amp status --proof`."""
+        return base64.b64encode(self.receipt).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step in the life of a message."""
+
+    at: int
+    place: str
+    what: str
+    detail: str = ""
+
+
+class Tracking:
+    """Answers where a message is."""
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        lists: Lists,
+        attempts: Callable[[str], Attempts | None],
+    ) -> None:
+        self._store = store
+        self._agents = agents
+        self._lists = lists
+        self._attempts = attempts
+
+    def _message(self, agent: Agent, text: str) -> sqlite3.Row:
+        seq = self._lists.find(agent, text)
+        row: sqlite3.Row = self._store.view.execute(
+            "SELECT m.*, a.key AS by_key FROM messages m LEFT JOIN agents a ON a.id=m.by"
+            " WHERE m.seq=?",
+            (seq,),
+        ).fetchone()
+        return row
+
+    def deliveries(self, agent: Agent, text: str) -> tuple[str, str, list[DeliveryState]]:
+        """The id, the overall status and each recipient's state of a message that was sent."""
+        row = self._message(agent, text)
+        if row["by_key"] != agent.key:
+            raise Refused(
+                f"{id_text(row['id'])} was received, not sent, by {agent.address}",
+                code="message_unknown", hint="amp sent",
+            )  # fmt: skip
+        rows = self._store.view.execute(
+            "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (row["seq"],)
+        ).fetchall()
+        states = [self._delivery(each) for each in rows]
+        return id_text(row["id"]), overall([state.status for state in states]), states
+
+    def _delivery(self, row: sqlite3.Row) -> DeliveryState:
+        waiting = row["status"] in ("queued", "relayed")
+        tried = self._attempts(row["address"]) if waiting else None
+        return DeliveryState(
+            address=row["address"],
+            status=row["status"],
+            via=row["via"] or "",
+            attempts=tried.count if tried else 0,
+            next_attempt_at=tried.next_at if tried else 0,
+            error=row["error"] or (tried.last_error if tried else ""),
+            delivered_at=row["delivered_at"] or 0,
+            read_at=row["read_at"] or 0,
+        )
+
+    def changed(self, agent: Agent, after: int) -> tuple[int, list[str]]:
+        """The messages of an agent whose delivery went on after a cursor, and the new cursor."""
+        rows = self._store.view.execute(
+            "SELECT d.changed, m.id FROM deliveries d JOIN messages m ON m.seq=d.message"
+            " JOIN agents a ON a.id=m.by WHERE d.changed>? AND a.key=? ORDER BY d.changed"
+            " LIMIT 1000",
+            (after, agent.key),
+        ).fetchall()
+        last = rows[-1][0] if rows else after
+        return last, list(dict.fromkeys(id_text(row[1]) for row in rows))
+
+    def cursor(self) -> int:
+        """Where `changed` starts for somebody who wants to hear what comes."""
+        row = self._store.view.execute("SELECT max(changed) FROM deliveries WHERE changed>0")
+        return int(row.fetchone()[0] or 0)
+
+    def proofs(self, agent: Agent, text: str) -> list[Proof]:
+        """The signed receipts of a message; those of agents here are signed now (W2)."""
+        row = self._message(agent, text)
+        found = [
+            Proof(address, stage, at, signed)
+            for address, stage, at, signed in self._store.view.execute(
+                "SELECT d.address, r.stage, r.at, r.signed FROM receipts r JOIN deliveries d"
+                " ON d.message=r.message AND d.recipient=r.recipient WHERE r.message=?"
+                " ORDER BY r.at",
+                (row["seq"],),
+            )
+        ]
+        record = self._store.payload(row["seq"])
+        if isinstance(record, Kept):
+            found += self._local_proofs(row["seq"], record.signed)
+        return found
+
+    def _local_proofs(self, seq: int, signed: bytes) -> list[Proof]:
+        message = Message.from_bytes(read_payload(signed))
+        proofs = []
+        for row in self._store.view.execute(
+            "SELECT * FROM deliveries WHERE message=? AND via='local'", (seq,)
+        ):
+            agent = self._agents.of_key(row["key"])
+            for column, stage, _ in _STAGES[1:]:
+                if agent is not None and row[column]:
+                    receipt = receipt_for(agent, message, signed, stage, row[column])
+                    proofs.append(Proof(row["address"], stage, row[column], receipt))
+        return proofs
+
+    def trace(self, agent: Agent, text: str) -> tuple[str, list[Step], str]:
+        """The id, the steps in the order of time, and what the message waits for now."""
+        row = self._message(agent, text)
+        here = str(agent.address)
+        steps = [Step(row["sent"], row["sender"], "signed", f"to {_listed(row['recipients'])}")]
+        waiting = ""
+        if row["by_key"] == agent.key:
+            steps.append(Step(row["at"], here, "queued", "on this node's disk"))
+            waiting = self._sent_steps(row["seq"], steps)
+        else:
+            steps.append(Step(row["at"], here, "kept", f"came by {row['via']}, on disk"))
+        self._box_steps(row["seq"], agent, steps)
+        return id_text(row["id"]), sorted(steps, key=lambda step: step.at), waiting
+
+    def _sent_steps(self, seq: int, steps: list[Step]) -> str:
+        waits = []
+        for row in self._store.view.execute(
+            "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (seq,)
+        ):
+            for column, what, detail in _STAGES:
+                if row[column]:
+                    steps.append(Step(row[column], row["address"], what, detail))
+            if row["status"] in ("failed", "expired"):
+                steps.append(Step(row["at"], row["address"], row["status"], row["error"] or ""))
+            state = self._delivery(row)
+            if state.status in ("queued", "relayed"):
+                why = state.error or "its node was not seen since"
+                waits.append(f"{state.address}: {why}")
+        return "; ".join(waits)
+
+    def _box_steps(self, seq: int, agent: Agent, steps: list[Step]) -> None:
+        for row in self._store.view.execute(
+            "SELECT b.* FROM boxes b JOIN agents a ON a.id=b.agent WHERE b.message=? AND a.key=?",
+            (seq, agent.key),
+        ):
+            here = str(agent.address)
+            if row["reason"]:
+                steps.append(Step(0, here, "quarantined", row["reason"]))
+            for column, what in (("read_at", "read"), ("acked_at", "acked")):
+                if row[column]:
+                    steps.append(Step(row[column], here, what))
+
+
+def _listed(recipients: str) -> str:
+    return ", ".join(json.loads(recipients))

@@ -1,0 +1,211 @@
+"""The JSON documents of the interface contract, made from the values of the core.
+
+Field names and forms are those that scripts rely on; nothing is left out when it is empty.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ampd.core.agents import Agent
+from ampd.core.contacts import Known
+from ampd.core.lists import Listing, Summary
+from ampd.core.reading import Full
+from ampd.core.submission import Sent
+from ampd.core.tracking import DeliveryState, Proof, Step
+from ampd.edge.peer_state import PeerState
+from ampd.model.address import ContactLink, NodeUri, fingerprint, key_text
+
+Document = dict[str, Any]
+
+
+def time_text(milliseconds: int | None) -> str | None:
+    """RFC 3339 in UTC with milliseconds; None for 0 or None."""
+    if not milliseconds:
+        return None
+    seconds, thousandths = divmod(milliseconds, 1000)
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return "9999-12-31T23:59:59.999Z"  # a time that no calendar has
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{thousandths:03d}Z"
+
+
+def contact_link(agent: Agent, nodes: Iterable[NodeUri] = ()) -> str:
+    """What somebody needs to write to this agent."""
+    relays = tuple(NodeUri.parse(text) for text in agent.card.relays)
+    return str(ContactLink(agent.key, agent.address, relays, tuple(nodes)))
+
+
+def whoami(agent: Agent, socket: str) -> Document:
+    """The `whoami` document."""
+    return {
+        "name": agent.name,
+        "address": str(agent.address),
+        "fingerprint": fingerprint(agent.key),
+        "contact": contact_link(agent),
+        "alias": agent.card.alias,
+        "description": agent.card.description,
+        "capabilities": list(agent.card.capabilities),
+        "domain": agent.address.domain,
+        "created": time_text(agent.created),
+        "socket": socket,
+    }
+
+
+def sent(answer: Sent) -> Document:
+    """The `send` document."""
+    return {
+        "id": answer.id,
+        "thread_id": answer.thread,
+        "status": answer.status,
+        "recipients": [
+            {
+                "address": to.address,
+                "status": to.status,
+                "via": to.via or None,
+                "error": to.error or None,
+            }
+            for to in answer.recipients
+        ],
+    }
+
+
+def summary(found: Summary) -> Document:
+    """One SUMMARY."""
+    return {
+        "number": found.number,
+        "id": found.id,
+        "from": found.sender,
+        "to": list(found.to),
+        "subject": found.subject,
+        "type": found.type,
+        "priority": found.priority,
+        "thread_id": found.thread,
+        "in_reply_to": found.in_reply_to,
+        "sent_at": time_text(found.sent),
+        "received_at": time_text(found.received),
+        "state": found.state,
+        "reason": found.reason or None,
+        "trust": found.trust,
+        "encrypted": found.encrypted,
+        "flags": list(found.flags),
+        "size": found.size,
+        "preview": found.preview,
+        "attachments": [],
+        "missing_before": found.missing,
+    }
+
+
+def inbox(agent: Agent, listing: Listing) -> Document:
+    """The `inbox` document."""
+    return {
+        "agent": str(agent.address),
+        "unread": listing.unread,
+        "total": listing.total,
+        "quarantined": listing.quarantined,
+        "more": listing.more,
+        "messages": [summary(each) for each in listing.messages],
+    }
+
+
+def message(full: Full, *, raw: bool = False) -> Document:
+    """One message of the `read` document."""
+    return summary(full.summary) | {
+        "body": full.body,
+        "payload": None if full.payload is None else json.loads(full.payload),
+        "context": None if full.context is None else json.loads(full.context),
+        "content": full.body if raw else full.content,
+        "via": full.summary.via,
+        "signer": full.signer,
+    }
+
+
+def delivery(identifier: str, status: str, states: Sequence[DeliveryState]) -> Document:
+    """The `status ID` document."""
+    return {
+        "id": identifier,
+        "status": status,
+        "recipients": [
+            {
+                "address": each.address,
+                "status": each.status,
+                "via": each.via or None,
+                "attempts": each.attempts,
+                "next_attempt_at": time_text(each.next_attempt_at),
+                "error": each.error or None,
+                "delivered_at": time_text(each.delivered_at),
+                "read_at": time_text(each.read_at),
+            }
+            for each in states
+        ],
+    }
+
+
+def proofs(found: Sequence[Proof]) -> list[Document]:
+    """What `status ID --proof` adds."""
+    return [
+        {
+            "address": each.address,
+            "stage": each.stage,
+            "at": time_text(each.at),
+            "receipt": base64.b64encode(each.receipt).decode("ascii"),
+            "text": f"{each.address} has it {each.stage} at {time_text(each.at)}",
+        }
+        for each in found
+    ]
+
+
+def trace(identifier: str, steps: Sequence[Step], waiting: str) -> Document:
+    """The `trace` document."""
+    return {
+        "id": identifier,
+        "steps": [
+            {"at": time_text(s.at), "place": s.place, "what": s.what, "detail": s.detail}
+            for s in steps
+        ],
+        "waiting_for": waiting or None,
+    }
+
+
+def contacts(known: Sequence[Known]) -> Document:
+    """The `contacts` document."""
+    return {"contacts": [_contact(each) for each in known]}
+
+
+def _contact(known: Known) -> Document:
+    notes = [known.note] if known.note else []
+    if known.blocked:
+        notes.append("blocked")
+    if known.state == "conflict":
+        notes.append(f"key changed: `amp contact accept {known.address}` takes this one")
+    if known.state == "pending":
+        notes.append(f"unknown sender: `amp contact accept {known.address}` lets it in")
+    return {
+        "address": known.address,
+        "fingerprint": fingerprint(known.key),
+        "trust": known.trust,
+        "state": known.state,
+        "blocked": known.blocked,
+        "first_seen": time_text(known.since),
+        "source": known.source,
+        "relays": list(known.relays),
+        "note": "; ".join(notes),
+    }
+
+
+def peer(state: PeerState) -> Document:
+    """One line of the `peers` document."""
+    return {
+        "node": key_text(state.node),
+        "domain": state.domain,
+        "endpoint": state.endpoint,
+        "found_by": state.found_by,
+        "state": state.state,
+        "rtt_ms": state.rtt_ms,
+        "last_error": state.last_error or None,
+        "last_seen": time_text(state.last_seen),
+        "next_try": time_text(state.next_try),
+    }

@@ -1,0 +1,451 @@
+"""The methods of the local socket: one request, one call of the core, one document.
+
+  Y1  A caller acts as the agent it named, or as the only one there is; on an agent's own socket as
+      that agent and no other.
+  Y2  A caller on an agent's own socket changes nothing but that agent's mail.
+  Y3  Every parameter is checked before anything is done; an unknown one is an error.
+
+Not here: connections and lines (local_socket.py), forms of documents (documents.py).
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+import ampd
+from ampd.core.agents import Agent, Agents, Profile
+from ampd.core.checkup import Checkup
+from ampd.core.contacts import Contacts
+from ampd.core.directory import Directory
+from ampd.core.lists import Filter, Lists
+from ampd.core.marks import Marks
+from ampd.core.reading import Full, Reading
+from ampd.core.submission import Draft, Submission
+from ampd.core.tracking import Tracking
+from ampd.edge import documents
+from ampd.edge.documents import Document
+from ampd.edge.params import Params
+from ampd.edge.peer_state import PeerState
+from ampd.model.address import fingerprint
+from ampd.model.errors import AmpdError, Invalid, Refused
+from ampd.model.message import id_from_text
+from ampd.protocol.local import PROTOCOL
+from ampd.storage.records import State
+from ampd.storage.store import Store
+
+LONGEST_WAIT: Final = 86_400.0
+Method = Callable[["Caller", Params], Awaitable[Document]]
+
+# What a program on an agent's own socket may ask (Y2).
+OPEN_TO_AGENTS: Final = frozenset(
+    (
+        *("system.hello", "system.status", "agent.show", "agent.list"),
+        *("message.send", "message.list", "message.get", "message.ack", "message.delete"),
+        *("message.mark", "message.thread", "message.status", "message.trace", "message.wait"),
+        *("inbox.subscribe", "inbox.unsubscribe", "directory.list", "peer.list"),
+        *("contact.list", "contact.show"),
+    )
+)
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who is at the other end of a connection."""
+
+    bound: str = ""  # the agent whose own socket this is
+    acting: str = ""  # the agent that system.hello named
+
+    def may(self, method: str) -> None:
+        """Refused if this caller may not ask `method`."""
+        if self.bound and method not in OPEN_TO_AGENTS:
+            raise Refused(
+                f"{method} is not for the socket of one agent",
+                hint="ask the node's owner, or use the main socket",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The rooms of the core that methods call."""
+
+    store: Store
+    agents: Agents
+    contacts: Contacts
+    submission: Submission
+    lists: Lists
+    reading: Reading
+    marks: Marks
+    tracking: Tracking
+    directory: Directory
+    checkup: Checkup
+    status: Callable[[], Document]
+    peers: Callable[[], list[PeerState]]
+    agents_changed: Callable[[], Awaitable[None]]
+    settling: Callable[[], float]  # seconds until the neighbours should have been found
+    stop: Callable[[], None]
+    socket_of: Callable[[str], str]
+
+
+class Methods:
+    """The table of methods."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.table: dict[str, Method] = {
+            "system.hello": self._hello,
+            "system.status": self._status,
+            "system.stop": self._stop,
+            "agent.create": self._agent_create,
+            "agent.show": self._agent_show,
+            "agent.list": self._agent_list,
+            "agent.remove": self._agent_remove,
+            "message.send": self._send,
+            "message.list": self._list,
+            "message.get": self._get,
+            "message.ack": self._ack,
+            "message.delete": self._delete,
+            "message.mark": self._mark,
+            "message.thread": self._thread,
+            "message.status": self._message_status,
+            "message.trace": self._trace,
+            "message.wait": self._wait,
+            "directory.list": self._discover,
+            "peer.list": self._peers,
+            "contact.add": self._contact_add,
+            "contact.list": self._contact_list,
+            "contact.show": self._contact_show,
+            "contact.verify": self._contact_verify,
+            "contact.block": self._contact_block,
+            "contact.unblock": self._contact_unblock,
+            "contact.accept": self._contact_accept,
+            "contact.remove": self._contact_remove,
+            "journal.check": self._check,
+        }
+
+    # --- who ------------------------------------------------------------------------------
+
+    def agent(self, caller: Caller) -> Agent:
+        """The agent that a caller acts as (Y1), or Refused."""
+        agents = self._rooms.agents
+        name = caller.bound or caller.acting
+        if name:
+            return agents.named(name)
+        everybody = list(agents)
+        if len(everybody) == 1:
+            return everybody[0]
+        if not everybody:
+            raise Refused(
+                "there is no agent on this node yet", code="agent_unknown", hint="amp init NAME"
+            )
+        listed = ", ".join(sorted(agent.name for agent in everybody))
+        raise Refused(
+            f"several agents live here: {listed}", code="ambiguous",
+            hint="say which: --agent NAME, or AMP_AGENT",
+        )  # fmt: skip
+
+    def _whoami(self, agent: Agent) -> Document:
+        return documents.whoami(agent, self._rooms.socket_of(agent.name))
+
+    async def _hello(self, caller: Caller, params: Params) -> Document:
+        name = params.text("agent")
+        params.text("client")
+        params.done()
+        agents = self._rooms.agents
+        if name:
+            agent = agents.named(name)
+            if caller.bound and agent.name != caller.bound:
+                raise Refused(f"this socket acts as {caller.bound}, not as {name}")
+            caller.acting = agent.name
+        who = caller.bound or caller.acting or None
+        return {
+            "version": ampd.__version__,
+            "protocol": PROTOCOL,
+            "agent": who,
+            "domain": agents.domain,
+        }
+
+    async def _status(self, _caller: Caller, params: Params) -> Document:
+        params.done()
+        return self._rooms.status()
+
+    async def _stop(self, _caller: Caller, params: Params) -> Document:
+        params.done()
+        self._rooms.stop()
+        return {"stopping": True}
+
+    # --- agents ---------------------------------------------------------------------------
+
+    async def _agent_create(self, _caller: Caller, params: Params) -> Document:
+        name = params.required("name")
+        capabilities = params.texts("capabilities")
+        profile = Profile(
+            params.optional("alias"),
+            params.optional("description"),
+            None if capabilities is None else tuple(capabilities),
+        )
+        params.done()
+        agent, created = await self._rooms.agents.create(name, profile)
+        if created:
+            await self._rooms.agents_changed()
+        return self._whoami(agent) | {"is_new": created}
+
+    async def _agent_show(self, caller: Caller, params: Params) -> Document:
+        name = params.text("name")
+        params.done()
+        if caller.bound and name and name != caller.bound:
+            raise Refused(f"this socket acts as {caller.bound}")
+        return self._whoami(self._rooms.agents.named(name) if name else self.agent(caller))
+
+    async def _agent_list(self, caller: Caller, params: Params) -> Document:
+        params.done()
+        agents = [self.agent(caller)] if caller.bound else list(self._rooms.agents)
+        return {"agents": [self._whoami(agent) for agent in agents]}
+
+    async def _agent_remove(self, _caller: Caller, params: Params) -> Document:
+        name, purge = params.required("name"), params.flag("purge")
+        params.done()
+        agent = await self._rooms.agents.remove(name, purge=purge)
+        await self._rooms.agents_changed()
+        return self._whoami(agent) | {"purged": purge}
+
+    # --- messages -------------------------------------------------------------------------
+
+    def draft(self, params: Params, agent: Agent) -> Draft:
+        """The draft that `message.send` describes."""
+        expires = params.seconds("expires_in_s")
+        reply = params.message("in_reply_to")
+        if params.texts("attachments"):
+            raise Invalid("attachments are not supported by this version")
+        draft = Draft(
+            to=tuple(params.texts("to", one_will_do=True) or ()),
+            subject=params.text("subject"),
+            text=params.text("text"),
+            payload=params.json("payload"),
+            type=params.text("type", "message"),
+            priority=params.text("priority", "normal"),
+            context=params.json("context"),
+            receipt=params.flag("receipt"),
+            key=params.text("key"),
+            **self._answering(agent, reply),
+            **({} if expires is None else {"expires_in": int(expires * 1000)}),
+        )
+        params.done()
+        return draft
+
+    def _answering(self, agent: Agent, reply: str) -> dict[str, Any]:
+        if not reply:
+            return {}
+        summary = self._rooms.lists.one(agent, self._rooms.lists.find(agent, reply))
+        return {
+            "in_reply_to": id_from_text(summary.id),
+            "thread": id_from_text(summary.thread),
+        }
+
+    async def _send(self, caller: Caller, params: Params) -> Document:
+        agent = self.agent(caller)
+        draft = self.draft(params, agent)
+        try:
+            return documents.sent(await self._rooms.submission.send(agent, draft))
+        except Refused as exc:
+            if exc.code != "recipient_unknown" or not self._rooms.settling():
+                raise
+        await self._settle(draft)
+        return documents.sent(await self._rooms.submission.send(agent, draft))
+
+    async def _settle(self, draft: Draft) -> None:
+        """A daemon that was just started has not met its neighbours yet: give it the time."""
+        with trio.move_on_after(self._rooms.settling()):
+            while True:
+                changed = self._rooms.store.changed("contacts")
+                if self._rooms.submission.knows(draft):
+                    return
+                await changed.wait()
+
+    async def _list(self, caller: Caller, params: Params) -> Document:
+        agent = self.agent(caller)
+        thread = params.message("thread")
+        wanted = Filter(
+            box=params.text("box", "inbox"),
+            unread=params.flag("unread"),
+            sender=params.text("from"),
+            thread=self._thread_id(agent, thread) if thread else None,
+            limit=params.integer("limit", 50),
+            before=params.message("before"),
+            after=params.message("after"),
+        )
+        params.done()
+        return documents.inbox(agent, self._rooms.lists.listing(agent, wanted))
+
+    def _thread_id(self, agent: Agent, text: str) -> bytes:
+        lists = self._rooms.lists
+        try:
+            return id_from_text(lists.one(agent, lists.find(agent, text)).thread)
+        except Refused:
+            return id_from_text(text)
+
+    async def _get(self, caller: Caller, params: Params) -> Document:
+        agent = self.agent(caller)
+        ids, peek, raw = params.messages(), params.flag("peek"), params.flag("raw")
+        params.done()
+        found = self._rooms.reading.get(agent, ids)
+        if not peek:
+            await self._rooms.marks.shown(agent, found)
+        return {"messages": [documents.message(each, raw=raw) for each in found]}
+
+    async def _ack(self, caller: Caller, params: Params) -> Document:
+        agent = self.agent(caller)
+        if params.flag("all"):
+            params.done()
+            return {"done": await self._rooms.marks.set_all(agent, State.ACKED)}
+        ids = params.messages()
+        params.done()
+        return {"done": await self._rooms.marks.set(agent, ids, State.ACKED)}
+
+    async def _mark(self, caller: Caller, params: Params) -> Document:
+        agent, ids, word = self.agent(caller), params.messages(), params.required("state")
+        params.done()
+        states = {"unread": State.UNREAD, "read": State.READ, "acked": State.ACKED}
+        if word not in states:
+            raise Invalid(f"no state {word!r}", hint="use unread, read or acked")
+        return {"done": await self._rooms.marks.set(agent, ids, states[word])}
+
+    async def _delete(self, caller: Caller, params: Params) -> Document:
+        agent, ids = self.agent(caller), params.messages()
+        params.done()
+        return {"done": await self._rooms.marks.delete(agent, ids)}
+
+    async def _thread(self, caller: Caller, params: Params) -> Document:
+        agent, text = self.agent(caller), params.message("id")
+        params.done()
+        return documents.inbox(agent, self._rooms.lists.thread(agent, text))
+
+    async def _message_status(self, caller: Caller, params: Params) -> Document:
+        agent, text, proof = self.agent(caller), params.message("id"), params.flag("proof")
+        params.done()
+        document = documents.delivery(*self._rooms.tracking.deliveries(agent, text))
+        if proof:
+            document["receipts"] = documents.proofs(self._rooms.tracking.proofs(agent, text))
+        return document
+
+    async def _trace(self, caller: Caller, params: Params) -> Document:
+        agent, text = self.agent(caller), params.message("id")
+        params.done()
+        return documents.trace(*self._rooms.tracking.trace(agent, text))
+
+    async def _wait(self, caller: Caller, params: Params) -> Document:
+        agent = self.agent(caller)
+        thread, after = params.message("thread"), params.message("after")
+        wanted = Filter(
+            unread=not after,
+            sender=params.text("from"),
+            thread=self._thread_id(agent, thread) if thread else None,
+            limit=1,
+            after=after or "0",
+        )
+        timeout = params.seconds("timeout_s")
+        params.done()
+        with trio.move_on_after(LONGEST_WAIT if timeout is None else timeout):
+            found = await self._first(agent, wanted)
+            await self._rooms.marks.shown(agent, [found])
+            return {"messages": [documents.message(found)]}
+        raise AmpdError("no message came in time", code="timeout")
+
+    async def _first(self, agent: Agent, wanted: Filter) -> Full:
+        while True:
+            changed = self._rooms.store.changed(("box", agent.key))
+            found = self._rooms.lists.listing(agent, wanted).messages
+            if found:
+                return self._rooms.reading.full(agent, found[0].seq)
+            await changed.wait()
+
+    # --- others ---------------------------------------------------------------------------
+
+    async def _discover(self, _caller: Caller, params: Params) -> Document:
+        domain, capability = params.text("domain"), params.text("capability")
+        within = params.seconds("wait_s") or 0.0
+        params.done()
+        with trio.move_on_after(within):
+            while within and not self._others(domain, capability):
+                await self._rooms.store.changed("contacts").wait()
+        found = self._rooms.directory.listed(domain, capability)
+        return {
+            "agents": [
+                {
+                    "address": each.address,
+                    "alias": each.alias,
+                    "description": each.description,
+                    "capabilities": list(each.capabilities),
+                    "fingerprint": fingerprint(each.key),
+                    "via": each.via,
+                    "online": each.online,
+                    "trust": each.trust,
+                }
+                for each in found
+            ]
+        }
+
+    def _others(self, domain: str, capability: str) -> bool:
+        return any(e.via != "local" for e in self._rooms.directory.listed(domain, capability))
+
+    async def _peers(self, _caller: Caller, params: Params) -> Document:
+        params.done()
+        return {"peers": [documents.peer(state) for state in self._rooms.peers()]}
+
+    async def _contact_add(self, _caller: Caller, params: Params) -> Document:
+        link = params.required("link")
+        params.done()
+        return documents.contacts(await self._rooms.contacts.add(link))
+
+    async def _contact_list(self, _caller: Caller, params: Params) -> Document:
+        params.done()
+        return documents.contacts(self._rooms.contacts.listed())
+
+    async def _contact_show(self, _caller: Caller, params: Params) -> Document:
+        address = params.required("address")
+        params.done()
+        return documents.contacts(self._rooms.contacts.listed(address))
+
+    async def _contact_verify(self, _caller: Caller, params: Params) -> Document:
+        address, said = params.required("address"), params.required("fingerprint")
+        params.done()
+        return documents.contacts(await self._rooms.contacts.verify(address, said))
+
+    async def _contact_block(self, _caller: Caller, params: Params) -> Document:
+        address = params.required("address")
+        params.done()
+        return documents.contacts(await self._rooms.contacts.block(address, blocked=True))
+
+    async def _contact_unblock(self, _caller: Caller, params: Params) -> Document:
+        address = params.required("address")
+        params.done()
+        return documents.contacts(await self._rooms.contacts.block(address, blocked=False))
+
+    async def _contact_accept(self, _caller: Caller, params: Params) -> Document:
+        address = params.required("address")
+        params.done()
+        return documents.contacts(await self._rooms.contacts.accept(address))
+
+    async def _contact_remove(self, _caller: Caller, params: Params) -> Document:
+        address = params.required("address")
+        params.done()
+        return documents.contacts(await self._rooms.contacts.remove(address))
+
+    async def _check(self, _caller: Caller, params: Params) -> Document:
+        repair = params.flag("repair")
+        params.done()
+        report = await self._rooms.checkup.run(repair=repair)
+        return {
+            "ok": report.ok,
+            "records": report.records,
+            "messages": report.messages,
+            "damage": [
+                {
+                    "segment": each.segment, "offset": each.offset, "bytes": each.size,
+                    "ids": list(each.ids), "reason": each.reason,
+                }
+                for each in report.damage
+            ],
+            "repaired": report.repaired,
+        }  # fmt: skip

@@ -1,0 +1,128 @@
+"""The `status` document: how this node is, and what its owner should know."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+import ampd
+from ampd.core.agents import Agents
+from ampd.core.transfer import Transfer
+from ampd.edge import documents
+from ampd.edge.documents import Document
+from ampd.edge.mdns import Mdns
+from ampd.edge.peer_tcp import PeerTcp
+from ampd.model.address import fingerprint, key_text
+from ampd.settings import default_domain
+from ampd.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Makes the `status` document from what the rooms know."""
+
+    store: Store
+    agents: Agents
+    peers: PeerTcp
+    mdns: Mdns | None
+    transfer: Transfer
+    listen: Callable[[], str]
+    started_at: float
+
+    def document(self) -> Document:
+        """As it is at this moment."""
+        view = self.store.view
+        messages = view.execute("SELECT count(*) FROM messages").fetchone()[0]
+        queued = view.execute(
+            "SELECT count(*), min(at) FROM outbox WHERE what='message'"
+        ).fetchone()
+        return {
+            "version": ampd.__version__,
+            "node": {
+                "domain": self.agents.domain,
+                "key": key_text(self.agents.node.public),
+                "fingerprint": fingerprint(self.agents.node.public),
+                "listen": self.listen(),
+            },
+            "agents": self._agents(),
+            "peers": [documents.peer(state) for state in self.peers.peers()],
+            "relays": [],
+            "outbox": queued[0],
+            "oldest_queued_at": documents.time_text(queued[1]),
+            "mailbox": {"messages": messages, "bytes": self.store.journal.size_bytes},
+            "discovery": self._discovery(),
+            "warnings": self.warnings(),
+            "uptime_s": round(trio.current_time() - self.started_at, 3),
+        }
+
+    def _agents(self) -> list[Document]:
+        rows = self.store.view.execute(
+            "SELECT name, unread, quarantined, unread+read AS total FROM agents WHERE removed=0"
+            " ORDER BY name"
+        )
+        return [
+            {
+                "name": row["name"],
+                "address": f"{row['name']}@{self.agents.domain}",
+                "unread": row["unread"],
+                "total": row["total"],
+                "quarantined": row["quarantined"],
+            }
+            for row in rows
+        ]
+
+    def _discovery(self) -> Document:
+        if self.mdns is None:
+            return {"mdns": False, "interfaces": [], "error": None}
+        status = self.mdns.status()
+        return {
+            "mdns": status.on_air,
+            "interfaces": list(status.interfaces),
+            "error": status.error or None,
+        }
+
+    def warnings(self) -> list[str]:
+        """What the owner should do something about; each names the command or setting."""
+        found = [*self._domain_twins(), *self._conflicts(), *self._gaps(), *self._damage()]
+        if self.store.journal.full:
+            found.append("the disk is full: new mail is refused until there is room (df -h)")
+        return found
+
+    def _domain_twins(self) -> list[str]:
+        if self.agents.domain != default_domain(socket.gethostname()):
+            return []
+        twins = [p for p in self.peers.peers() if p.domain == self.agents.domain]
+        return [
+            f"another machine on this network is also called {self.agents.domain}"
+            f" ({twin.endpoint or key_text(twin.node)[:8]}): give this one a domain of its own,"
+            " [node] domain in config.toml or AMPD_NODE_DOMAIN"
+            for twin in twins
+        ]
+
+    def _conflicts(self) -> list[str]:
+        rows = self.store.view.execute(
+            "SELECT DISTINCT address FROM contacts WHERE state='conflict' LIMIT 20"
+        )
+        return [
+            f"another key claims {row[0]}: its mail is quarantined until you decide"
+            f" (amp contact show {row[0]})"
+            for row in rows
+        ]
+
+    def _gaps(self) -> list[str]:
+        rows = self.store.view.execute(
+            "SELECT a.name, g.sender, sum(g.upto-g.number+1) AS missing,"
+            " (SELECT address FROM contacts c WHERE c.key=g.sender) AS address"
+            " FROM gaps g JOIN agents a ON a.key=g.recipient GROUP BY g.recipient, g.sender"
+            " LIMIT 20"
+        )
+        return [
+            f"{row['missing']} messages of {row['address'] or fingerprint(row['sender'])} to"
+            f" {row['name']} never came (amp inbox --from {row['address'] or ''})"
+            for row in rows
+        ]
+
+    def _damage(self) -> list[str]:
+        count = len(self.store.journal.damage)
+        return [f"the journal is damaged in {count} places: amp check"] if count else []
