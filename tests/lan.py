@@ -62,7 +62,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 AMPD = [sys.executable, "-m", "ampd"]
-AMP = [sys.executable, "-m", "amp_cli.main"]
+AMP = [sys.executable, "-c", "import sys; from amp_cli.main import main; sys.exit(main())"]
 PATIENCE = 20.0  # seconds until something that must happen is called failed; the machine is busy
 PORT = 4160
 
@@ -308,6 +308,8 @@ class Node:
 
     def close(self):
         self.host.close()
+        if self.process is not None:  # pytest shows it where the test failed
+            print(f"--- what the daemon of {self.domain} wrote\n{self.log}")
         shutil.rmtree(self.home)
 
 
