@@ -1,8 +1,9 @@
 """A liar on the network: announces nodes by mDNS with packets that are made by hand.
 
-    python mdns_forger.py ADDRESS LIE SEED
+    python mdns_forger.py ADDRESS LIE WHO
 
-ADDRESS is the host's own, and LIE one of the functions below. It knows nothing of zeroconf.
+ADDRESS is the host's own, LIE one of the functions below, WHO a byte that a key is made of, or
+the text of a key. It knows nothing of zeroconf.
 """
 
 import base64
@@ -22,8 +23,8 @@ def key_text(key):
     return base64.b32encode(key).decode().rstrip("=").lower()
 
 
-def key(seed):
-    return key_text(bytes([seed]) * 32)
+def key(who):
+    return key_text(bytes([who]) * 32) if isinstance(who, int) else who
 
 
 def name(text):
@@ -56,14 +57,14 @@ def announcement(who, *, facts=None, host="10.66.6.6", port=666, ttl=1200):
     )
 
 
-def goodbye(seed):
+def goodbye(who):
     """Somebody else's goodbye."""
-    yield announcement(key(seed), ttl=0)
+    yield announcement(key(who), ttl=0)
 
 
-def address(seed):
+def address(who):
     """Somebody else's key at an address of ours, with their records flushed."""
-    yield announcement(key(seed))
+    yield announcement(key(who))
 
 
 def malformed(seed):
@@ -92,7 +93,7 @@ def malformed(seed):
     yield announcement(key(seed + 9))
 
 
-def flood(seed):
+def flood(_):
     """More names than anybody has nodes, and than discovery lets zeroconf remember."""
     for number in range(2600):
         forged = key_text(hashlib.sha256(struct.pack("!I", number)).digest())
@@ -100,12 +101,13 @@ def flood(seed):
 
 
 if __name__ == "__main__":
-    ours, lie, seed = sys.argv[1:]
+    ours, lie, text_of_who = sys.argv[1:]
+    who = int(text_of_who) if text_of_who.isdigit() else text_of_who
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
         out.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(ours))
         out.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
         out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         out.bind((ours, 5353))
-        for data in globals()[lie](int(seed)):
+        for data in globals()[lie](who):
             out.sendto(data, GROUP)
             time.sleep(0.0003)  # 3,000 a second: a flood, and not only a full buffer

@@ -1,10 +1,12 @@
 """Real daemons and the real command line on hosts with cables: what a user relies on at home.
 
-Nobody here is told where anybody is. Everything is found by mDNS.
+Nobody is told where anybody is, everything is found by mDNS, except where a test says so.
 """
 
+import sys
+
 import pytest
-from lan import Lan, eventually
+from lan import ROOT, Lan, Local, eventually
 
 pytestmark = [pytest.mark.lan, pytest.mark.slow]
 
@@ -222,3 +224,47 @@ def test_a_second_node_with_a_known_name_and_another_key_is_quarantined(lan):
     delivered(laptop, "alice", send(laptop, "alice", BOB, "still you"))
     assert len(inbox(desk, "bob")) == 2
     assert inbox(impostor, "bob") == []
+
+
+def test_liars_on_the_network_do_not_part_two_who_know_each_other(lan):
+    laptop, desk = people(lan, "laptop", "desk")
+    liar = lan.host("liar")
+    desks_key = desk.call("system.status")["node"]["key"]
+    for lie in ("address", "goodbye", "flood"):
+        program = [sys.executable, str(ROOT / "tests/edge/mdns_forger.py"), liar.address, lie]
+        liar.run([*program, desks_key])
+    delivered(laptop, "alice", send(laptop, "alice", BOB, "still there?"))
+    desk.kill()
+    sent = send(laptop, "alice", BOB, "and when you were away?")
+    desk.start()
+    delivered(laptop, "alice", sent, within=MOVING)
+
+
+def test_where_multicast_is_dropped_one_static_peer_is_enough():
+    with Lan(multicast=False) as lan:
+        desk = lan.node("desk")
+        laptop = lan.node("laptop", peer_static=[desk.uri()])
+        write_to_each_other(laptop, desk)
+
+
+def test_two_daemons_on_a_machine_without_network_find_each_other_on_loopback(lan):
+    machine = lan.host("machine", plugged=False)
+    desk = lan.node("desk", host=machine, peer_listen="127.0.0.1:0")
+    laptop = lan.node("laptop", host=machine, peer_listen="127.0.0.1:0")
+    write_to_each_other(laptop, desk)
+
+
+def test_two_daemons_on_this_machine_need_no_root_and_no_mdns():
+    with Local() as machine:
+        desk = machine.node("desk")
+        laptop = machine.node("laptop", peer_static=[desk.uri()])
+        write_to_each_other(laptop, desk)
+
+
+def write_to_each_other(laptop, desk):
+    laptop.amp("init", "alice")
+    desk.amp("init", "bob")
+    knows(laptop, BOB)
+    knows(desk, ALICE)
+    delivered(laptop, "alice", send(laptop, "alice", BOB, "there"))
+    delivered(desk, "bob", send(desk, "bob", ALICE, "and back"))
