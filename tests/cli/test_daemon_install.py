@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from amp_cli import main
 from amp_cli.commands import daemon_install
 from amp_cli.errors import Failure, Usage
 
@@ -33,10 +34,11 @@ def installed(home):
     return lambda: {unit.name: unit.read_text() for unit in sorted(folder.glob("*"))}
 
 
-# A systemctl that notes what it was told. `is-active` fails: nothing runs yet.
+# A systemctl that notes what it was told to do. `is-active` says no, unless ACTIVE.
 SYSTEMCTL = """#!/bin/sh
+[ "$2" = is-active ] && exit ${ACTIVE:-3}
 echo "$@" >> "$HOME/told"
-[ "$2" != is-active ] && [ "$2" != "$REFUSED" ]
+[ "$2" != "$REFUSED" ]
 """
 
 
@@ -92,7 +94,6 @@ def test_u3_without_a_manager_it_says_what_remains_to_be_run(home, capsys):
 def test_with_a_manager_the_daemon_runs_at_once(manager):
     daemon_install.run([])
     assert manager() == [
-        "--user is-active --quiet ampd.socket",
         "--user daemon-reload",
         "--user enable --now ampd.socket ampd.service",
         "--user restart ampd.service",
@@ -174,3 +175,22 @@ def test_a_portable_home_is_not_for_systemd(home, monkeypatch):
     monkeypatch.setenv("AMPD_HOME", str(home))
     with pytest.raises(Usage, match="AMPD_HOME is set"):
         daemon_install.run([])
+
+
+def test_a_daemon_that_systemd_runs_is_stopped_and_started_by_systemd(manager, home, monkeypatch):
+    daemon_install.run([])
+    (home / "told").unlink()
+    monkeypatch.setenv("ACTIVE", "0")
+    assert main.run(["daemon", "stop"]) == 0
+    assert manager() == ["--user stop ampd.socket ampd.service"]
+    monkeypatch.setenv("AMP_AUTOSTART", "0")
+    assert main.run(["daemon", "start"]) == 4  # this systemctl starts nothing
+    assert manager()[1:] == ["--user start ampd.socket ampd.service"]
+
+
+def test_to_look_at_a_daemon_that_systemd_runs_does_not_start_it(manager, home, capsys):
+    daemon_install.run([])
+    told = manager()
+    assert main.run(["daemon", "status"]) == 4
+    assert "systemd runs no ampd.service" in capsys.readouterr().err
+    assert manager() == told

@@ -13,6 +13,7 @@ from amp_cli.client import Client, Lost, reach
 from amp_cli.commands.status import show_node
 from amp_cli.errors import Failure, NoDaemon, Usage
 from amp_cli.output import Output
+from amp_cli.user_manager import UNITS, is_active, serves, tell
 
 _GONE_WITHIN = 10.0  # seconds; a daemon ends within 3 of SIGTERM
 _LOOK_AGAIN_AFTER = 0.03  # seconds
@@ -20,7 +21,9 @@ _TAIL = 50  # lines of the log, unless asked for more
 
 
 def run_start(arguments: Arguments, client: Client, out: Output) -> int:
-    if _answers(client):
+    if serves(client.path):
+        tell("start", *UNITS)
+    elif _answers(client):
         out.note(f"a daemon answers on {client.path} already")
     else:
         _launch(arguments, client)
@@ -40,11 +43,16 @@ def run_stop(_arguments: Arguments, client: Client, out: Output) -> int:
 
 def run_restart(arguments: Arguments, client: Client, out: Output) -> int:
     _stop(client)
-    _launch(arguments, client)
+    if serves(client.path):
+        tell("start", *UNITS)
+    else:
+        _launch(arguments, client)
     return _status(client, out)
 
 
 def run_status(_arguments: Arguments, client: Client, out: Output) -> int:
+    if serves(client.path) and not is_active("ampd.service"):
+        raise NoDaemon("systemd runs no ampd.service at the moment", hint="amp daemon start")
     if not _answers(client):
         raise NoDaemon(f"no daemon answers on {client.path}", hint="amp daemon start")
     return _status(client, out)
@@ -90,6 +98,10 @@ def _launch(arguments: Arguments, client: Client) -> None:
 
 def _stop(client: Client) -> bool:
     """Whether a daemon was running; nothing answers any more when this returns."""
+    if serves(client.path) and is_active("ampd.socket"):
+        was_running = is_active("ampd.service")
+        tell("stop", *UNITS)  # the socket too: whoever connects to it starts the daemon again
+        return was_running
     if not _answers(client):
         return False
     connection = client.open()

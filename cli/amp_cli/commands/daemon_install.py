@@ -19,10 +19,9 @@ from amp_cli.arguments import Command, Option, help_text, parse
 from amp_cli.client import Client
 from amp_cli.errors import Failure, NoDaemon, Usage
 from amp_cli.output import Output
+from amp_cli.user_manager import SYSTEMCTL, UNITS, answers, is_active, tell, unit_folder
 from ampd.protocol.local import data_folder, main_socket
 
-UNITS = ("ampd.socket", "ampd.service")
-_SYSTEMCTL = ("systemctl", "--user")
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _TEMPLATES = (  # as installed; as in the repository
     os.path.join(_HERE, "..", "_systemd"),
@@ -60,31 +59,31 @@ def _install(out: Output) -> None:
         f"enable --now {' '.join(UNITS)}",
         *(["restart ampd.service"] if changed else []),
     ]
-    if answers := _manager_answers():
-        if not _systemd_listens():
+    if running := answers():
+        if not is_active("ampd.socket"):
             _end_background_daemon()
         for command in commands:
-            _systemctl(*command.split())
-    _report(out, "installed" if changed else "unchanged", [] if answers else commands)
+            tell(*command.split())
+    _report(out, "installed" if changed else "unchanged", [] if running else commands)
 
 
 def _uninstall(out: Output) -> None:
     files = [os.path.join(unit_folder(), name) for name in UNITS]
     present = [file for file in files if os.path.exists(file)]
-    answers = _manager_answers()
-    if present and answers:
-        _systemctl("disable", "--now", *UNITS)
+    running = answers()
+    if present and running:
+        tell("disable", "--now", *UNITS)
     for file in present:
         os.unlink(file)
-    if present and answers:
-        _systemctl("daemon-reload")
+    if present and running:
+        tell("daemon-reload")
     commands = [f"disable --now {' '.join(UNITS)}", "daemon-reload"]
-    _report(out, "removed" if present else "absent", commands if present and not answers else [])
+    _report(out, "removed" if present else "absent", commands if present and not running else [])
 
 
 def _report(out: Output, state: str, commands: list[str]) -> None:
     files = [os.path.join(unit_folder(), name) for name in UNITS]
-    left = [" ".join((*_SYSTEMCTL, command)) for command in commands]
+    left = [" ".join((*SYSTEMCTL, command)) for command in commands]
     if out.json:
         out.document({"state": state, "files": files, "run": left})
         return
@@ -106,12 +105,6 @@ def _show(out: Output) -> None:
     for name in UNITS:
         out.line(f"# {os.path.join(unit_folder(), name)}")
         out.text(unit(name))
-
-
-def unit_folder() -> str:
-    """Where systemd looks for this user's own units (systemd.unit(5))."""
-    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return os.path.join(settings, "systemd", "user")
 
 
 def unit(name: str) -> str:
@@ -173,36 +166,6 @@ def _write(path: str, text: str) -> bool:
         file.write(text)
     os.replace(draft, path)
     return True
-
-
-def _manager_answers() -> bool:
-    """Whether a systemd of this user runs: its private socket is where systemctl looks for it."""
-    from shutil import which
-
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return bool(runtime and which("systemctl")) and os.path.exists(
-        os.path.join(runtime, "systemd", "private")
-    )
-
-
-def _systemd_listens() -> bool:
-    from subprocess import run as run_program
-
-    command = (*_SYSTEMCTL, "is-active", "--quiet", "ampd.socket")
-    return run_program(command, check=False).returncode == 0
-
-
-def _systemctl(*words: str) -> None:
-    from subprocess import run as run_program
-
-    command = (*_SYSTEMCTL, *words)
-    done = run_program(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = done.stderr.strip().partition("\n")[0]
-        raise Failure(
-            f"{' '.join(command)}: {reason or f'exit {done.returncode}'}",
-            hint="journalctl --user -u ampd",
-        )
 
 
 def _end_background_daemon() -> None:
