@@ -5,6 +5,7 @@ or `error` (the code with which a reader refuses it). A bad vector has one defec
 """
 
 import copy
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,7 @@ def signatures():
         ("another signer's key", encode([bobs, {}, payload, signature]), "forged"),
         ("another payload", encode([protected, {}, payload + b"\0", signature]), "forged"),
         ("a flipped signature", encode([protected, {}, payload, flipped(signature, 5)]), "forged"),
+        ("R of low order", encode([protected, {}, payload, without_chance(SIGNED)]), "forged"),
         ("S + L", encode([protected, {}, payload, raised(signature)]), "forged"),
         ("an identity key", encode([identity, {}, payload, b"\1" + bytes(63)]), "forged"),
         ("a header outside", encode([protected, {"a": 1}, payload, signature]), "invalid"),
@@ -256,6 +258,17 @@ def raised(signature):
     """The same signature with S + L, which a lenient verifier takes (RFC 8032, section 8.4)."""
     s = int.from_bytes(signature[32:], "little") + ORDER
     return signature[:32] + s.to_bytes(32, "little")
+
+
+def without_chance(signed):
+    """Alice's own signature with R = the identity: the equation holds, and libsodium refuses."""
+    protected, _, payload, _ = decode(signed)
+    message = encode(["Signature1", protected, b"ampd/message/1", payload])
+    secret = int.from_bytes(hashlib.sha512(ALICE.seed).digest()[:32], "little")
+    secret = secret & (1 << 254) - 8 | 1 << 254  # RFC 8032, section 5.1.5
+    point = b"\1" + bytes(31)
+    k = int.from_bytes(hashlib.sha512(point + ALICE.public + message).digest(), "little")
+    return point + (k * secret % ORDER).to_bytes(32, "little")
 
 
 def mixed(key):

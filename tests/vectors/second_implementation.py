@@ -118,6 +118,7 @@ def public(key):
 
 def signed(key, message, signature):
     need(len(signature) == 64, "forged")
+    public(signature[:32])  # R: of full order too; not every library looks
     try:
         Ed25519PublicKey.from_public_bytes(public(key)).verify(signature, message)
     except InvalidSignature:
