@@ -107,10 +107,10 @@ class FakeDaemon:
         except Refusal as refusal:
             answer["error"] = refusal.error
             goes_on = method != "system.hello"
-        connection.sendall(json.dumps(answer).encode() + b"\n")
         if method == "inbox.subscribe":
-            self.subscribers.append(connection)
+            self.subscribers.append(connection)  # a push may overtake the answer, as it may there
             self.subscribed.set()
+        connection.sendall(json.dumps(answer).encode() + b"\n")
         if method == "system.stop":
             self.close()
         return goes_on
@@ -155,7 +155,7 @@ class FakeDaemon:
         name = params.get("agent")
         if name and name not in self.agents:
             raise Refusal("agent_unknown", f"no agent {name} on this node", f"amp init {name}")
-        state["agent"] = name
+        state["agent"] = name or state["agent"]
         return {"version": "0.1.0", "protocol": 1, "agent": name, "domain": NODE}
 
     def acting(self, state):
@@ -169,7 +169,7 @@ class FakeDaemon:
     def create(self, params):
         name = params["name"]
         if name in self.agents:
-            return {**self.agents[name], "existed": True}
+            return {**self.agents[name], "is_new": False}
         self.agents[name] = {
             "name": name,
             "address": f"{name}@{NODE}",
@@ -249,11 +249,14 @@ class FakeDaemon:
         if "before" in params:
             fits = [m for m in fits if m["number"] < int(params["before"])]
         unread = sum(m["state"] == "unread" for m in self.messages)
+        limit = params.get("limit", 50)
         return {
             "agent": f"{name}@{NODE}",
             "unread": unread,
-            "total": len(fits),
-            "messages": fits[-params.get("limit", 50) :],
+            "total": len(self.messages),
+            "quarantined": 0,
+            "more": int(len(fits) > limit),
+            "messages": fits[-limit:],
         }
 
     def get(self, params):

@@ -144,6 +144,8 @@ def test_inbox_shows_twenty_and_the_command_for_the_rest(amp, daemon):
     assert len(lines) == 22
     assert lines[-1] == "5 more: amp inbox --unread --before 6"
     assert len(amp("inbox", "--before", "6").out.splitlines()) == 6
+    lines = amp("inbox", "--before", "6", "--limit", "2").out.splitlines()
+    assert lines[-1] == "more: amp inbox --limit 2 --before 4"
 
 
 def test_an_empty_inbox_says_so(amp):

@@ -106,7 +106,7 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_install(amp, healthy):
 def test_doctor_names_each_thing_wrong_and_what_mends_it(amp, healthy, daemon, short_path):
     (short_path / "run").chmod(0o755)
     (short_path / "config.toml").write_text("[node\n")
-    contact = {"address": "bob@x", "trust": "key_changed"}
+    contact = {"address": "bob@x", "trust": "untrusted", "state": "conflict"}
     daemon.results["contact.list"] = {"contacts": [contact]}
     daemon.results["journal.check"] = {"ok": False, "damage": [{"segment": "1", "offset": 5}]}
     daemon.results["agent.list"] = {"agents": []}

@@ -27,7 +27,7 @@ def init(arguments: Arguments, client: Client, out: Output) -> int:
     if capabilities := arguments.texts("--capability"):
         params["capabilities"] = capabilities
     agent = client.ask("agent.create", params)
-    if agent.value.get("existed") is True:
+    if agent.value.get("is_new") is False:
         out.note(f"{agent.text('address')} exists already: nothing was changed")
     if out.json:
         out.document(agent.value)
@@ -44,7 +44,14 @@ def whoami(_arguments: Arguments, client: Client, out: Output) -> int:
     from ampd.protocol.local import config_file, data_folder
 
     _fields(agent, out)
-    out.fields((("socket", client.path), ("data", data_folder()), ("config", config_file())))
+    out.fields(
+        (
+            ("socket", client.path),
+            ("own socket", agent.text("socket")),
+            ("data", data_folder()),
+            ("config", config_file()),
+        )
+    )
     named = f" --agent {agent.text('name')}" if client.agent else ""
     out.line()
     for command in _QUICK:

@@ -18,7 +18,8 @@ def check(arguments: Arguments, client: Client, out: Output) -> int:
     if found.flag("ok"):
         out.line(f"{found.number('records')} records, all whole")
         return 0
-    out.line(f"{found.number('records')} records are whole; damage:")
+    word = "set aside" if found.flag("repaired") else "damage"
+    out.line(f"{found.number('records')} records are whole; {word}:")
     for each in found.each("damage"):
         out.line(f"  {damage(each)}")
     if not arguments.flag("--repair"):
@@ -32,7 +33,8 @@ def damage(found: Document) -> str:
         f"{found.text('segment')} at byte {found.number('offset')}: {found.number('bytes')} bytes"
     )
     ids = ", ".join(found.texts("ids"))
-    return f"{place}, messages {ids}" if ids else place
+    reason = found.text("reason")
+    return f"{place}{', ' * bool(reason)}{reason}{', messages ' * bool(ids)}{ids}"
 
 
 COMMANDS = {

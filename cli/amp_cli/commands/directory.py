@@ -49,6 +49,7 @@ def peers(_arguments: Arguments, client: Client, out: Output) -> int:
         [
             *(each.text(name) for name in names),
             f"{each.text('rtt_ms')} ms" * bool(each.text("rtt_ms")),
+            each.text("last_error"),
         ]
         for each in found.each("peers")
     ]

@@ -10,7 +10,6 @@ from _collections_abc import Iterator  # `collections.abc` would import all of `
 from amp_cli.arguments import Arguments, Command
 from amp_cli.client import Client, reach
 from amp_cli.commands.check import WITHIN, damage
-from amp_cli.document import Document
 from amp_cli.errors import FAILED, Failure
 from amp_cli.output import Output
 from ampd import __version__
@@ -149,7 +148,7 @@ def _journal(client: Client) -> Iterator[Finding]:
 
 def _contacts(client: Client) -> Iterator[Finding]:
     contacts = client.ask("contact.list", {}).each("contacts")
-    doubtful = [each for each in contacts if _is_doubtful(each)]
+    doubtful = [each for each in contacts if each.text("state") == "conflict"]
     for each in doubtful:
         address = each.text("address")
         yield Finding(
@@ -159,10 +158,6 @@ def _contacts(client: Client) -> Iterator[Finding]:
         )
     if not doubtful:
         yield Finding("contacts", f"{len(contacts)} known", ok=True)
-
-
-def _is_doubtful(contact: Document) -> bool:
-    return contact.text("trust") == "key_changed" or bool(contact.text("new_fingerprint"))
 
 
 COMMANDS = {

@@ -55,12 +55,12 @@ def thread(arguments: Arguments, client: Client, out: Output) -> int:
 
 def sent(arguments: Arguments, client: Client, out: Output) -> int:
     found = client.ask("message.list", {"box": "sent", **_page(arguments)})
-    return _show(found, out, "nothing was sent yet", "amp sent", theirs="to")
+    return _show(found, out, "nothing was sent yet", _again(arguments, "sent"), theirs="to")
 
 
 def outbox(arguments: Arguments, client: Client, out: Output) -> int:
     found = client.ask("message.list", {"box": "outbox", **_page(arguments)})
-    return _show(found, out, "nothing waits to be sent", "amp outbox", theirs="to")
+    return _show(found, out, "nothing waits to be sent", _again(arguments, "outbox"), theirs="to")
 
 
 def _page(arguments: Arguments) -> dict[str, object]:
@@ -80,13 +80,13 @@ def _none(arguments: Arguments) -> str:
     return "nothing unread" if arguments.flag("--unread") else "no messages"
 
 
-def _again(arguments: Arguments) -> str:
+def _again(arguments: Arguments, command: str = "inbox") -> str:
     """The command that lists the same messages."""
-    words = ["amp inbox"]
+    words = ["amp", command]
     words += [
         f"--{each}" for each in ("unread", "all", "quarantine") if arguments.flag(f"--{each}")
     ]
-    for each in ("from", "thread", "limit"):
+    for each in ("from", "thread", "limit", "before", "after"):  # the last two are replaced
         if value := arguments.text(f"--{each}"):
             words.append(f"--{each} {value}")
     return " ".join(words)
@@ -106,9 +106,18 @@ def _list(found: Document, out: Output, again: str, *, theirs: str = "from") -> 
     messages = found.each("messages")
     unread = [at for at, each in enumerate(messages) if each.text("state") == "unread"]
     out.table([_row(each, theirs) for each in messages], bold=unread)
-    more = found.number("total") - len(messages)
-    if more > 0 and again:
-        out.line(f"{more} more: {again} --before {_name(messages[0])}")
+    if found.number("more") and again:
+        out.line(_more(found, again))
+
+
+def _more(found: Document, again: str) -> str:
+    """How many more there are, where that is known, and the command that shows them."""
+    messages = found.each("messages")
+    if "--after" in again:
+        return f"more: {again.partition(' --after')[0]} --after {_name(messages[-1])}"
+    counted = not any(word in again for word in ("--from", "--thread", "--before"))
+    count = f"{found.number('total') - len(messages)} " if counted else ""
+    return f"{count}more: {again.partition(' --before')[0]} --before {_name(messages[0])}"
 
 
 def _row(message: Document, theirs: str) -> tuple[str, str, str, str]:
@@ -129,7 +138,9 @@ def _addresses(message: Document) -> list[str]:
 def _subject(message: Document, theirs: str) -> str:
     notes = [message.text("type"), message.text("priority")]
     if theirs == "from":
-        notes += [message.text("trust"), *message.texts("flags")]
+        notes += [message.text("trust"), *message.texts("flags"), message.text("reason")]
+        if missing := message.number("missing_before"):
+            notes.append(f"{missing} before it never came")
     else:
         notes.append(message.text("status"))
     if files := len(message.each("attachments")):

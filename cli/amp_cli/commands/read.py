@@ -38,8 +38,8 @@ def show(message: Document, out: Output) -> None:
         word
         for word in (
             message.text("trust"),
-            "" if message.flag("encrypted") else "not encrypted",
-            f"quarantined: amp contact show {message.text('from')}"
+            "" if message.flag("encrypted") or message.text("via") == "local" else "not encrypted",
+            f"in quarantine: {message.text('reason')}"
             if message.text("state") == "quarantined"
             else "",
         )
@@ -50,6 +50,7 @@ def show(message: Document, out: Output) -> None:
         for name, usual in (("type", ("", "message", "notification")), ("priority", ("", "normal")))
         if message.text(name) not in usual
     ]
+    missing = message.number("missing_before")
     out.fields(
         (
             ("from", f"{message.text('from')} ({trust})"),
@@ -58,6 +59,7 @@ def show(message: Document, out: Output) -> None:
             ("sent", message.at("sent_at")),
             ("thread", message.text("thread_id")),
             *unusual,
+            ("missing", f"{missing} before it never came" if missing else ""),
             ("flags", ", ".join(message.texts("flags"))),
             ("attached", ", ".join(each.text("name") for each in message.each("attachments"))),
         )
