@@ -59,6 +59,7 @@ class Peer:
         self.last_seen: int | None = None
         self.next_try: int | None = None
         self.failures = 0
+        self.called_at = 0.0
         self.sighted: tuple[float, list[Endpoint]] = (0.0, [])
         self.changed = trio.Event()
 

@@ -149,6 +149,10 @@ class PeerTcp:
             if peer.connection is not None and node is None:
                 peer.connection.probe()
 
+    def connected(self) -> set[bytes]:
+        """The nodes that there is a session with."""
+        return {peer.node for peer in self._peers.values() if peer.connection is not None}
+
     def peers(self) -> list[PeerState]:
         """What is known of each node, for people."""
         return [self._state(peer) for peer in self._peers.values()]
@@ -197,40 +201,45 @@ class PeerTcp:
         while endpoints := self._whereabouts.endpoints(peer.node):
             if peer.connection is not None:
                 await peer.changed.wait()
+                if peer.connection is None:
+                    await self._pause(peer, opened=True, held=True)
                 continue
             peer.calling, peer.next_try = True, None
-            began = trio.current_time()
+            opened = held = False
             try:
                 held = await self._call(peer, endpoints)
+                opened = True
             except (ProtocolError, Unavailable) as exc:
-                held = False
                 peer.last_error = str(exc)
                 level = logging.WARNING if isinstance(exc, WrongNode) else logging.DEBUG
                 log.log(level, "call failed node=%s why=%s", peer.node.hex()[:16], exc)
-            peer.calling = False
-            await self._pause(peer, began, held=held)
+            await self._pause(peer, opened=opened, held=held)
         peer.kept = peer.calling = False
         peer.give_up_waiting("no address of the recipient's node is known any more")
         self._forget_if_idle(peer)
 
-    async def _pause(self, peer: Peer, began: float, *, held: bool) -> None:
+    async def _pause(self, peer: Peer, *, opened: bool, held: bool) -> None:
         """After a call failed or a session ended (P2)."""
+        peer.failures = 0 if held else peer.failures + 1
+        peer.calling = opened and peer.failures < 2  # then deliveries wait for the next session
         if peer.connection is not None:
             return
-        peer.failures = 0 if held else peer.failures + 1
-        if not held:
+        if not peer.calling:
             peer.give_up_waiting(f"the recipient's node is away: {peer.last_error}")
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(peer.failures, 10) / 2)
-        pause = (0.0 if held else FIRST_PAUSE) + self._rng.uniform(0, longest)
-        peer.calling = held  # a session is being opened again: deliveries may wait for it
+        # The side that called the last session calls first, so that seldom both do.
+        shortest = 0.0 if held and peer.called_by_us else FIRST_PAUSE
+        pause = shortest + self._rng.uniform(0, longest)
         peer.next_try = self._now() + round(pause * 1000)
         with trio.move_on_after(pause):
             await peer.changed.wait()
-        await trio.sleep_until(min(began + FIRST_PAUSE, trio.current_time() + FIRST_PAUSE))
+            if not held:  # whatever the news, a node is called once a second at most
+                await trio.sleep_until(min(trio.current_time(), peer.called_at) + FIRST_PAUSE)
 
     async def _call(self, peer: Peer, endpoints: list[Endpoint]) -> bool:
         """Whether a session came of it that held; raises why not."""
         async with self._pace(peer):
+            peer.called_at = trio.current_time()
             endpoint, (stream, handshake) = await first_to_answer(
                 endpoints, lambda endpoint: self._shake_hands(endpoint, peer.node)
             )

@@ -145,9 +145,11 @@ def from_wire(value: object) -> Event | None:
     """The word that `value` says; None for an extension (V3); ProtocolError if it says none."""
     event: Event | None = None
     match value:
+        case [bool(), *_]:
+            pass  # True is no tag 1
         case [int(tag), *_] if tag in EXTENSIONS:
             return None
-        case [int(tag), int(first), *fields] if type(tag) is int and _number(first):
+        case [int(tag), int(first), *fields] if _number(first):
             event = _numbered(tag, first, fields)
         case [1, str(reason)] if _shown(reason, MAX_TEXT):
             event = Goodbye(reason)

@@ -181,15 +181,15 @@ class Handshake:
 
     def _advance(self, message: bytes) -> bytes:
         """Read one message and write the one that follows it."""
+        answer = b""
         try:
             proof = bytes(self._noise.read_message(message))
-        except (InvalidTag, ValueError, NoiseValueError):
+            if proof:
+                self.peer = self._proved(proof)
+            if not self._noise.handshake_finished:
+                answer = record(bytes(self._noise.write_message(self._proof())))
+        except (InvalidTag, ValueError, NoiseValueError):  # ValueError: a key of low order
             raise RemoteProtocolError("H3: the handshake does not hold") from None
-        if proof:
-            self.peer = self._proved(proof)
-        answer = b""
-        if not self._noise.handshake_finished:
-            answer = record(bytes(self._noise.write_message(self._proof())))
         if self._noise.handshake_finished:
             protocol = self._noise.noise_protocol
             self.channel = Channel(protocol.cipher_state_encrypt.k, protocol.cipher_state_decrypt.k)
