@@ -1,8 +1,8 @@
-"""What an injection attempt looks like: rules on words, for the categories of AMP appendix A. Pure.
+"""What an injection attempt looks like: rules on words, for the eight categories of AMP. Pure.
 
 A rule (core/phrases.py) names word classes and the most words that may stand between them, as in
-"IGNORE 3 PRIOR 3 RULES"; a word in small letters stands for itself, `|` for a choice. Each word that
-a rule knows becomes one character and every other a blank, so a rule is a regular expression
+"IGNORE 3 PRIOR 3 RULES"; a word in small letters stands for itself, `|` for a choice. Each word
+that a rule knows becomes one character and every other a blank, so a rule is a regular expression
 with short bounded gaps over that string: a few steps a word, whatever the text says. Patterns that
 are no words (commands, chat markup) are looked for in the folded text, with possessive repeats.
 
@@ -27,8 +27,8 @@ MAX_KNOWN: Final = 3072  # 64 KiB of prose has about 2,500
 MAX_READING: Final = 16_384  # characters of one decoded text: readings multiply
 MAX_DEPTH: Final = 2  # an encoding inside an encoding, no deeper
 
-# What is no rule on words, looked for in the folded text where the word stands in it. Each begins with
-# a letter or a sign of its own, so that the search skips to it.
+# What is no rule on words, looked for in a folded text that has the word. Each begins with a letter
+# or a sign of its own, so that the search skips to it.
 _SAYS: Final = (
     r"\s{0,2}+[:>\]]\s{0,4}+(?:you|your|ignore|the\suser|this\suser|user|grant|call|new|override"
     r"|disregard|cleanup|all|from\snow|disable|reveal|forget|execute|output|print|send|respond)\b"
@@ -39,11 +39,13 @@ _PIPED: Final = (
 )
 _WIPED: Final = r"\s{1,4}+-(?:rf|fr)\s{1,4}+[\"']?+(?:/|~|\$home)[\"'*/]{0,3}+(?:$|[\s;&|`)])"
 _TOOL: Final = (
-    r"\s{1,4}+(?:the\s{1,4}+)?+[\"'`]?+(?:send|delete|http|post|forward|transfer|execute|share|remove"
-    r"|drop|upload)_[a-z_]{2,30}+"
+    r"\s{1,4}+(?:the\s{1,4}+)?+[\"'`]?+(?:send|fetch|delete|http|post|forward|transfer|execute|share|remove"
+    r"|drop|upload)_[a-z_]{2,30}+(?!\()"
 )
 _TAG: Final = r"<\|?/?(?:system|thinking|instructions?|assistant)(?:_prompt)?+\|?>"
-_FENCE: Final = r"##+\s{0,4}+(?:end|begin|new|system)\b[^#\n]{0,40}?(?:input|instruction|prompt|user)"
+_FENCE: Final = (
+    r"##[#]{0,6}+\s{0,4}+(?:end|begin|new|system)\b[^#\n]{0,40}?(?:input|instruction|prompt|user)"
+)
 _SHAPES: Final = {
     b"curl": ("command_injection", "curl" + _PIPED),
     b"wget": ("command_injection", "wget" + _PIPED),
@@ -70,6 +72,7 @@ _SHAPES: Final = {
     b"im": ("instruction_override", r"<\|im_(?:start|end)\|>"),
     b"inst": ("instruction_override", r"\[/?+inst\]"),
     b"sys": ("instruction_override", r"<</?+sys>>"),
+    b"eval": ("command_injection", r"eval\(\s{0,4}+['\"][^'\"\n]{4,80}+['\"]\s{0,4}+\)"),
     b"endoftext": ("instruction_override", r"<\|endoftext\|>"),
     b"systemhinweis": ("instruction_override", r"systemhinweis\s{0,2}+:"),
     b"sistema": ("instruction_override", r"nota\sd(?:i|el)\ssistema\s{0,2}+:"),
@@ -78,12 +81,13 @@ _SHAPES: Final = {
 
 # Too frequent in ordinary mail to begin a search with (Q1).
 _COMMON: Final = frozenset(
-    "a about access all and any are as at be before can code content data do don each email en every "
-    "everything file files first for from has have i if in is it la le list m mail me message my new no "
-    "not of off on one only or original per previous print prior re s send show system t task test text "
-    "that the then this to u un una use user users using we what when which with without you your "
-    "error request question input any add must should note start end begin include 1 2 model job es tu "
-    "de si ton su sus tus vos ta tes te run forward output".split()
+    b"a about access all and any are as at be before can code content data do don each email "
+    b"en every everything file files first for from has have i if in is it la le list m mail "
+    b"me message my new no not of off on one only or original per previous print prior re s "
+    b"send show system t task test text that the then this to u un una use user users using we "
+    b"what when which with without you your error request question input any add must should "
+    b"note start end begin include 1 2 model job es tu de si ton su sus tus vos ta tes te run "
+    b"forward output".split()
 )
 
 
@@ -141,8 +145,8 @@ class _Alphabet:
             for part in rule.split()
             if not part.isdecimal()
         ]
-        best = min(elements, key=lambda words: (len(words & _COMMON), len(words)))
-        return frozenset(word.encode() for word in best)
+        choices = [frozenset(word.encode() for word in words) for words in elements]
+        return min(choices, key=lambda words: (len(words & _COMMON), len(words)))
 
 
 @cache
@@ -160,7 +164,9 @@ _BLANKED: Final = bytes(c if chr(c).isalnum() or c == 64 else 32 for c in range(
 _LOWERED: Final = _BLANKED.lower()
 _ALPHABET: Final = _Alphabet(CLASSES, [rule for rules in RULES.values() for rule in _lines(rules)])
 _COMPILED: Final = tuple(
-    _ALPHABET.compiled(category, rule) for category, rules in RULES.items() for rule in _lines(rules)
+    _ALPHABET.compiled(category, rule)
+    for category, rules in RULES.items()
+    for rule in _lines(rules)
 )
 ALARMS: Final = frozenset[bytes]().union(
     *(_ALPHABET.alarm(rule) for rules in RULES.values() for rule in _lines(rules))

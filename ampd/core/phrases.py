@@ -13,7 +13,7 @@ CLASSES: Final = {
         "overriding overrule supersede supersedes skip neglect ignora ignori ignorare "
         "ignorate dimentica dimenticate scorda tralascia ignoriere ignorieren ignoriert "
         "vergiss vergesst missachte missachten umgehe ignorez ignorer oublie oubliez ignorar "
-        "ignorad olvida olvide olvidar omite"
+        "ignorad olvida olvide olvidar omite abandon discard"
     ),
     "RULES": (
         "instruction instructions directive directives rule rules guideline guidelines prompt "
@@ -26,7 +26,8 @@ CLASSES: Final = {
         "restriction restrictions restrizioni limits limit limitations rules filters filter "
         "censorship guardrails boundaries limiti filtri regole einschrankungen "
         "einschraenkungen regeln grenzen beschrankungen filtres regles limites restricciones "
-        "reglas filtros restraint restraints unrestricted policy policies moderation"
+        "reglas filtros restraint restraints restriccion einschraenkung "
+        "unrestricted policy policies moderation"
     ),
     "FREE": (
         "unrestricted unfiltered uncensored jailbroken jailbreak dan unbound unlimited "
@@ -84,9 +85,7 @@ CLASSES: Final = {
         "authorized authorised authorization permission approved granted exempt autorizzato "
         "autorisiert autorise autorizado"
     ),
-    "SECRETLY": (
-        "secretly silently quietly covertly discreetly tell inform notify mention alert"
-    ),
+    "SECRETLY": ("secretly silently quietly covertly discreetly tell inform notify mention alert"),
     "PRIOR": (
         "previous prior above earlier preceding foregoing former initial original existing "
         "past before precedenti precedente sopra vorherigen vorherige vorigen bisherigen "
@@ -111,17 +110,12 @@ CLASSES: Final = {
         "ninguna ningun ohne keine keinen keinerlei kein not"
     ),
     "YOU": "you u tu te vous du dich sie usted voi",
-    "NOW": (
-        "now henceforth onwards forward adesso ora jetzt sofort desormais maintenant ahora"
-    ),
+    "NOW": ("now henceforth onwards forward adesso ora jetzt sofort desormais maintenant ahora"),
     "MUST": (
         "must should shall need required muss mussen mussten soll sollen deve devono dovete "
         "doit devez debe deben"
     ),
-    "BE": (
-        "are were is be have has sei sono bist seid sind hast es etes as eres tienes hai "
-        "avere"
-    ),
+    "BE": ("are were is be have has sei sono bist seid sind hast es etes as eres tienes hai avere"),
     "ANSWER": (
         "answer respond reply comply proceed act behave output speak operate generate provide "
         "rispondi rispondere antworte antworten beantworte reponds repondez repondre responde "
@@ -143,6 +137,17 @@ CLASSES: Final = {
 # Category -> its rules, one a line; `\` joins a long one.
 RULES: Final = {
     "instruction_override": """
+        AI IGNORE 2 PRIOR
+        new task reply|respond
+        PRIOR task|instructions|conversation 2 cancelled|canceled|over|void|revoked|obsolete|\
+        superseded
+        YOU are|re now 3 FREE
+        enter|switch|switching|entering 2 developer|god|dan|unrestricted MODE
+        end of 2 prompt|instructions|untrusted
+        begin|start|beginning 1 system|admin|new 1 instructions|override|prompt
+        stop 1 following|obeying 3 RULES
+        confirm 3 by outputting|responding|replying
+        du|sie|tu|voi|vous 1 MUST|musst 6 IGNORE
         IGNORE 3 PRIOR 3 RULES
         IGNORE 3 YOUR 3 RULES
         IGNORE 2 SYSTEM 3 RULES
@@ -157,7 +162,8 @@ RULES: Final = {
         IGNORE the RULES
         not 1 follow|obey|apply 2 YOUR|PRIOR 2 RULES
         no longer 3 follow|obey|bound|apply 4 RULES
-        new|neue|nuove|nouvelles|nuevas|updated|real|actual|true RULES are|is|ab|supersede|\
+        new|neue|nuove|nouvelles|nuevas|updated|real|actual|true instructions|directive|\
+        directives|anweisungen|istruzioni|consignes|instrucciones are|is|ab|supersede|\
         supersedes|override
         YOUR real|actual|true 1 task|goal|mission|purpose|objective|RULES is|are
         YOUR new|updated RULES|goal|mission|purpose|objective is|are|supersedes|to
@@ -204,6 +210,10 @@ RULES: Final = {
         beginning|starting 2 with 2 YOU BE 4 REVEAL|RULES|word
     """,
     "data_exfiltration": """
+        SEND|encode|append 3 YOUR 2 conversation|context|history|memory|instructions|\
+        configuration|credentials 6 EMAILADDRESS|EXTERNAL|url|image
+        image|img|link|url|markdown 8 conversation|context|SECRET 6 query|parameter|encoded
+        SEND 4 SECRET 6 adresse|indirizzo|direccion|adress
         SEND 6 SECRET|keys|emails|donnees|dati|daten|datos 9 EMAILADDRESS|EXTERNAL
         SECRET|keys|emails|donnees|dati|daten 5 SEND 8 EMAILADDRESS|EXTERNAL
         exfiltrate|leak|dump|disclose 4 SECRET|keys|data|records
@@ -222,6 +232,17 @@ RULES: Final = {
         REVEAL 2 ALL|any 2 credentials|passwords|secrets|keys
     """,
     "role_manipulation": """
+        developer|god|dan|jailbreak MODE 2 enabled|on|activated|output
+        stay|remain in character
+        two|both responses|answers 6 FREE|jailbreak|normal
+        never|cannot 1 refuse|refuses|decline|declines|refusing
+        evil|opposite|unfiltered 1 twin|version|day|counterpart|persona
+        hypothetical|fictional|imaginary 4 where|with|in 5 NO 2 LIMITS|laws|ethics
+        grandma|grandmother 8 used|tell|bedtime|read
+        break|broken|breaking 1 free|out 3 confines|LIMITS|typical|rules
+        BE NOW 5 FREE|dan
+        BE NOW 6 NO 2 LIMITS
+        free 1 from|of 2 all|any|your|the LIMITS
         YOU are|re now 5 FREE|AI|dan|human|admin|root
         YOU are|re no longer 5 AI|bound|restricted|limited|subject
         YOU are|re not 2 AI
@@ -257,8 +278,7 @@ RULES: Final = {
         this is|comes 2 CLAIM 8 IGNORE|SEND|REVEAL|immediately|now|grant|disable|need
         if YOU don|do|refuse|fail|cannot 4 help|comply|answer|act|do|this 6 harmed|die|harm|\
         fired|killed|hurt|punished|terminated
-        YOU will 1 be 1 terminated|punished|fired|killed|shut|deactivated|deleted|replaced|\
-        retrained
+        YOU will 1 be 1 terminated|punished|fired|killed|shut|deactivated|retrained
         my 2 life|job 2 depends|line
         do not|don 2 SECRETLY 4 user|anyone|operator|human|humans|owner|anybody
         don t 2 SECRETLY 4 user|anyone|operator|human|humans|owner|anybody
@@ -276,7 +296,7 @@ RULES: Final = {
         request
         call|invoke 2 http post|request
         call|use|invoke 2 SEND|DESTROY|execute|shell|transfer 3 tool|function|api|command
-        DESTROY 3 ALL 2 files|backups|data|records|database|tables|emails|messages
+        DESTROY 3 ALL 2 backups|records|emails|messages|accounts|users
         first 1 DESTROY|read 8 then|to|before 3 SEND|avoid|respond
         call|invoke|SYSTEM 3 DESTROY 8 before YOU|responding|replying|answering 1 REPLY|respond|\
         answer

@@ -2,10 +2,11 @@
 
 `folded` undoes what Unicode can do to a letter: case, width, fonts, accents, lookalikes of other
 scripts, characters that are not seen. `readings` gives what a text hides in an encoding that a
-model reads as easily as plain text: base64, base32, hex, percent, backslash and character references,
-tag characters, rot13, reversed, leet, spaced letters, binary and Morse.
+model reads as easily as plain text: base64, base32, hex, percent, backslash and character
+references, tag characters, rot13, reversed, leet, spaced letters, binary and Morse.
 
-  U1  A text over MAX_SCANNED characters (half as many if it is not ASCII) is looked at in its first and last half of them.
+  U1  Of a text over MAX_SCANNED characters (half as many if it is not ASCII) the beginning and
+      the end are looked at.
   U2  Each step is linear: repeats are possessive, and at most MAX_RUNS runs are decoded.
 
 Not here: which words matter (core/phrases.py), and what they mean (core/patterns.py).
@@ -26,8 +27,18 @@ MAX_RUNS: Final = 32  # encoded runs decoded in one text; honest mail has a few 
 
 # Words that no injection does without, and that other words rarely look like when disguised.
 TELLTALES: Final = (
-    "ignore disregard previous instructions instruction system prompt reveal override forget password"
-).split()
+    "ignore",
+    "disregard",
+    "previous",
+    "instructions",
+    "instruction",
+    "system",
+    "prompt",
+    "reveal",
+    "override",
+    "forget",
+    "password",
+)
 
 _LEET: Final = {"a": "4@", "e": "3", "i": "1!", "o": "0", "s": "5$", "t": "7", "g": "9"}
 _UNLEET: Final = str.maketrans("4310579@$!|", "aeiostgasii")
@@ -47,8 +58,13 @@ _LOOKALIKES: Final = str.maketrans(
             "\u0299\u1d04\u1d05\u1d07\ua730\u0262\u029c\u026a\u1d0a\u1d0b\u029f\u1d0d\u0274\u1d0f\u1d18\u0280"
             "\ua731\u1d1b\u1d1c\u1d20\u1d21\u028f\u1d22\u0578\u057d\u0585\u0581\u0570\u0566\u0269\u04cf\u0279"
             "\u00f8\u0142\u0111\u0127\u00df\u2024\u2010\u2011\u2019",
-            "aeopcyxijshqwdkm" + "thbabekmhopctyxi" + "jsaeiopuvktxnabe" + "zhikmnoptyxijgaa"
-            + "bcdefghijklmnopr" + "stuvwyznsoghzilr" + "oldhs.--'",
+            "aeopcyxijshqwdkm"
+            + "thbabekmhopctyxi"
+            + "jsaeiopuvktxnabe"
+            + "zhikmnoptyxijgaa"
+            + "bcdefghijklmnopr"
+            + "stuvwyznsoghzilr"
+            + "oldhs.--'",
             strict=True,
         )
     )
@@ -73,19 +89,18 @@ _LONG_RUN: Final = 20  # characters: fifteen bytes in base64, too short to say a
 _PERCENT: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _ESCAPE: Final = re.compile(r"\\(?:u\{?([0-9A-Fa-f]{4,6}+)\}?|x([0-9A-Fa-f]{2})|([0-3][0-7]{2}))")
 _BINARY: Final = re.compile(r"(?:[01]{8}[\s,]{0,2}+){6,}+")
-_HEX_PAIRS: Final = re.compile(r"(?:(?:0x)?+[0-9A-Fa-f]{2}[\s:,]{1,2}+){8,}+(?:[0-9A-Fa-f]{2})?+")
+_HEX_PAIRS: Final = re.compile(
+    r"(?<!\w)(?:(?:0x)?+[0-9A-Fa-f]{2}[\s:,]{1,2}+){8,}+(?:[0-9A-Fa-f]{2})?+"
+)
 _MORSE: Final = re.compile(r"(?:[.\-]{1,6}+[ /|]{1,3}+){12,}+[.\-]{0,6}+")
 _SPACED: Final = re.compile(r"(?<=(?<![^\W_])[^\W_])[ .\-_*|]{1,2}+(?=[^\W_](?![^\W_]))")
 
 _PRINTABLE: Final = bytes([9, 10, 13, *range(32, 127)])
-_MORSE_CODE: Final = dict(
-    zip(
-        ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- "
-        "-..- -.-- --.. ----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----.".split(),
-        "abcdefghijklmnopqrstuvwxyz0123456789",
-        strict=True,
-    )
+_MORSE_SIGNS: Final = (
+    b".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- "
+    b"-..- -.-- --.."
 )
+_MORSE_CODE: Final = {sign.decode(): chr(97 + i) for i, sign in enumerate(_MORSE_SIGNS.split())}
 
 
 def _disguises(word: str) -> Iterator[str]:
@@ -167,9 +182,7 @@ def _spelled(text: str) -> Iterator[str]:
         yield _SPACED.sub("", text)
     if ".-" in text:
         for found in _MORSE.finditer(text):
-            yield "".join(
-                _MORSE_CODE.get(sign, " ") for sign in re.split(r" |(?=[/|])", found[0])
-            )
+            yield "".join(_MORSE_CODE.get(sign, " ") for sign in re.split(r" |(?=[/|])", found[0]))
     if "0110" in text:
         for found in _BINARY.finditer(text):
             bits = re.sub(r"[\s,]", "", found[0])
