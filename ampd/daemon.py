@@ -46,6 +46,7 @@ from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.errors import Invalid, Unavailable
 from ampd.model.message import digest
+from ampd.settings import default_domain
 from ampd.storage.records import Epoch
 from ampd.storage.store import Store, Transaction
 from ampd.systemd import Manager
@@ -125,6 +126,7 @@ class Daemon:
 
     def stop(self) -> None:
         """End in good order."""
+        self._manager.stopping()
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -187,7 +189,14 @@ class Daemon:
             nursery.start_soon(transfer.run)
             nursery.start_soon(_renew, agents, peers)
             overview = Overview(
-                store, agents, peers, mdns, transfer, lambda: self._listening, trio.current_time()
+                store,
+                agents,
+                peers,
+                mdns,
+                transfer,
+                lambda: self._listening,
+                trio.current_time(),
+                config.node.domain == default_domain(socket.gethostname()),
             )
             rooms = self._rooms(store, agents, contacts, peers, transfer, overview)
             await self._serve_socket(nursery, rooms)
@@ -252,8 +261,7 @@ class Daemon:
                     self._read_again()
                 else:
                     log.info("stopping", extra={"signal": signal.Signals(number).name})
-                    self._manager.stopping()
-                    self._scope.cancel()
+                    self.stop()
 
     def _read_again(self) -> None:
         """SIGHUP: what can change while we run does; the rest is named."""

@@ -32,5 +32,10 @@ class Carrier(Protocol):
 
     async def deliver(self, node: bytes, envelope: Envelope) -> Delivery:
         """Return once the envelope is safe there. Raises Refused (give it up), StaleKey (seal
-        it again) or Unavailable (offer it again later)."""
+        it again) or Unavailable (offer it again later).
+
+        Calls for one node keep their order: what was called later is not taken there before what
+        was called earlier, and when a session ends without an answer, everything that was called
+        for that node and not answered is Unavailable.
+        """
         ...

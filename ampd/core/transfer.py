@@ -164,6 +164,8 @@ class Transfer:
                 nursery.start_soon(self._offer, node, item, tried, answered)
                 # Trio runs what became ready together in any order: one round for each keeps D2.
                 await trio.lowlevel.checkpoint()
+                if not all(answered):
+                    break  # what comes behind it must not come before it
         return all(answered)
 
     async def _offer(

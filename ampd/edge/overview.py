@@ -1,6 +1,5 @@
 """The `status` document: how this node is, and what its owner should know."""
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from ampd.edge.documents import Document
 from ampd.edge.mdns import Mdns
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import fingerprint, key_text
-from ampd.settings import default_domain
 from ampd.storage.store import Store
 
 
@@ -29,6 +27,7 @@ class Overview:
     transfer: Transfer
     listen: Callable[[], str]
     started_at: float
+    chosen_by_default: bool  # the domain is the host's name, and nobody's decision
 
     def document(self) -> Document:
         """As it is at this moment."""
@@ -90,7 +89,7 @@ class Overview:
         return found
 
     def _domain_twins(self) -> list[str]:
-        if self.agents.domain != default_domain(socket.gethostname()):
+        if not self.chosen_by_default:
             return []
         twins = [p for p in self.peers.peers() if p.domain == self.agents.domain]
         return [
