@@ -45,7 +45,7 @@ from ampd.protocol.events import (
 from ampd.protocol.handshake import MAX_UNPROVED, Channel, Handshake
 from ampd.protocol.session import TEMPORARY, WINDOW_BYTES, Session
 
-HANDSHAKE_WITHIN: Final = 10.0  # seconds, from the first byte to the peer's Hello
+HANDSHAKE_WITHIN: Final = 10.0  # seconds; and as long again for the peer's Hello
 PING_EVERY: Final = 20.0  # seconds; under the 30 s after which home routers forget a connection
 SILENT_FOR: Final = 2 * PING_EVERY  # then the peer is gone
 PROBE_WITHIN: Final = 5.0  # seconds for an answer after the machine slept or changed networks

@@ -290,14 +290,16 @@ class PeerTcp:
             return
         if self._sessions >= MAX_SESSIONS or not self._half_open.admit(host):
             return
+        handshake = Handshake.answering(self._me.key, self._static)
         try:
-            handshake = Handshake.answering(self._me.key, self._static)
             with trio.fail_after(HANDSHAKE_WITHIN):
                 await prove(stream, handshake)
             peer = self._peer(handshake.peer or b"")
             connection = await self._greet(stream, handshake, peer)
         except (ProtocolError, trio.TooSlowError, *LINK_BROKE) as exc:
             log.debug("call refused from=%s why=%s", host, exc)
+            if caller := self._peers.get(handshake.peer or b""):
+                self._forget_if_idle(caller)
             return
         finally:
             self._half_open.release(host)

@@ -7,9 +7,10 @@ from contextlib import suppress
 import pytest
 import trio
 from contracts.carriers import tcp_node
-from protocol.harness import ALICE, BOB, LETTER, Shelf, letter
+from protocol.harness import ALICE, BOB, LETTER, STATIC, Shelf, letter
 
 from ampd.edge import peer_tcp
+from ampd.edge.peer_connection import prove
 from ampd.edge.peer_sockets import (
     MAX_HALF_OPEN,
     MAX_HALF_OPEN_EACH,
@@ -17,10 +18,11 @@ from ampd.edge.peer_sockets import (
     open_listeners,
     parse_listen,
 )
+from ampd.model.encoding import encode
 from ampd.model.errors import Invalid, Unavailable
 from ampd.model.message import Delivery
-from ampd.protocol.framing import record
-from ampd.protocol.handshake import OPENING
+from ampd.protocol.framing import frame, record
+from ampd.protocol.handshake import OPENING, Handshake
 
 DELIVERED = Delivery("delivered", b"a receipt")
 HAS_IPV6 = socket.has_ipv6
@@ -129,6 +131,24 @@ async def test_p5_a_first_message_of_low_order_ends_the_handshake():
         stream = await call(bob)
         await stream.send_all(OPENING + record(bytes(32)))
         assert await all_that_comes(stream) == b""
+
+
+async def test_p5_a_caller_that_proves_its_key_and_then_breaks_the_protocol_is_forgotten():
+    async with tcp_node(BOB, Shelf()) as bob, await call(bob) as stream:
+        handshake = Handshake.calling(ALICE, STATIC[ALICE])
+        channel = await prove(stream, handshake)
+        await stream.send_all(channel.seal(frame(encode([2, 1]))))
+        await all_that_comes(stream)
+        assert bob.peers() == []
+
+
+async def test_more_than_a_window_of_large_envelopes_passes():
+    async with tcp_node(ALICE, Shelf()) as alice, tcp_node(BOB, Shelf()) as bob:
+        alice.whereabouts.sighted(BOB.public, [("127.0.0.1", bob.port)], "static")
+        async with trio.open_nursery() as nursery:
+            for number in range(24):
+                nursery.start_soon(alice.deliver, BOB.public, letter(number, 1 << 19))
+        assert len(bob.door.kept) == 24
 
 
 async def test_p5_callers_that_reset_the_connection_disturb_nobody():

@@ -1,0 +1,96 @@
+"""What a peer can do to a session that has begun: it ends, and nothing else."""
+
+import pytest
+import trio
+from protocol.harness import ALICE, BOB, HELLO, LETTER, STATIC, Near, Shelf, in_memory, letter
+from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
+
+from ampd.edge.peer_connection import MAX_UNWRITTEN, prove
+from ampd.model.errors import Refused, Unavailable
+from ampd.protocol.events import Deliver, Hello, WantCards
+from ampd.protocol.handshake import Handshake
+from ampd.protocol.session import Session
+
+
+class Rude:
+    """A peer that has proved its key and said Hello, and then does as it likes."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.session = Session()
+
+    async def begin(self, hello=HELLO):
+        handshake = Handshake.calling(ALICE, STATIC[ALICE])
+        self.channel = await prove(self.stream, handshake)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.say, hello)
+            nursery.start_soon(self.hear)
+
+    async def say(self, *events):
+        data = b"".join(self.session.send(event) for event in events)
+        await self.stream.send_all(self.channel.seal(data))
+
+    async def ask_and_ask(self):
+        """As if it had heard the answers."""
+        ours, theirs = self.session._ours, self.session._theirs
+        theirs.state = ours.state
+        for number in range(1, 50):
+            ours.asked = None
+            await self.say(WantCards(number, ("bob@bob.local",)))
+
+    async def hear(self):
+        return self.session.receive(self.channel.open(await self.stream.receive_some()))
+
+
+async def test_a_peer_that_does_not_read_is_cut_off(autojump_clock):
+    here, there = lockstep_stream_pair()
+    rude, node = Rude(here), Near()
+    door = Shelf(cards=[bytes([number]) * 16000 for number in range(60)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: node.run(there, door, BOB, calling=False))
+        await rude.begin()
+        with pytest.raises(trio.BrokenResourceError):
+            await rude.ask_and_ask()
+    assert node.connection.ended == "the peer does not read"
+    assert node.connection._unwritten_bytes < MAX_UNWRITTEN + (2 << 20)
+
+
+async def test_a_peer_that_never_answers_is_left(autojump_clock):
+    shelf = Shelf()
+    shelf.may_answer = trio.Event()
+    async with in_memory(shelf) as (near, _):
+        with pytest.raises(Unavailable, match="does not answer"):
+            await near.deliver(LETTER)
+    assert 60 <= trio.current_time() <= 81
+
+
+async def test_an_idle_session_lives_on_pings(autojump_clock):
+    async with in_memory(Shelf()) as (near, far):
+        await trio.sleep(3000)
+        assert not near.ended and near.connection.rtt == far.connection.rtt == 0
+
+
+async def test_what_is_larger_than_the_peer_takes_is_refused_here(autojump_clock):
+    here, there = lockstep_stream_pair()
+    rude, node = Rude(here), Near()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: node.run(there, Shelf(), BOB, calling=False))
+        await rude.begin(Hello(1, "small.local", bytes(8), 0, 1000))
+        await rude.hear()
+        with pytest.raises(Refused, match="takes 1000") as refused:
+            await node.deliver(letter(1, 1004))
+        assert refused.value.code == "too_large"
+        await rude.stream.aclose()
+
+
+async def test_the_door_is_called_in_order_although_many_come_at_once(autojump_clock):
+    here, there = lockstep_stream_pair()
+    rude, node, door = Rude(here), Near(), Shelf()
+    letters = [letter(number) for number in range(1, 65)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: node.run(there, door, BOB, calling=False))
+        await rude.begin()
+        await rude.say(*(Deliver(n, each) for n, each in enumerate(letters, 1)))
+        await wait_all_tasks_blocked()
+        await rude.stream.aclose()
+    assert door.called == letters
