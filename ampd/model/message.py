@@ -120,7 +120,7 @@ class Message:
         fields.done()
         if not message.to or message.priority not in PRIORITIES:
             raise Invalid("message: no recipient, or a priority that is not known")
-        if len({recipient.address for recipient in message.to}) != len(message.to):
+        if len({recipient.key for recipient in message.to}) != len(message.to):
             raise Invalid("message: a recipient is named twice")  # with which order number? (M1)
         return message
 

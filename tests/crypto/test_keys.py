@@ -7,8 +7,10 @@ from vectors import second_implementation
 from vectors.make import ALICE, BOB, CARD, MESSAGE, NODE, RECEIPT, SIGNED, mixed
 
 from ampd.crypto.keys import OpeningKey, SigningKey, check_public, open1, random_bytes, seal, verify
+from ampd.model.card import CARD_CONTEXT
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, Refused
+from ampd.model.message import MESSAGE_CONTEXT, RECEIPT_CONTEXT
 
 CONTEXTS = (
     "ampd/message/1",
@@ -17,6 +19,7 @@ CONTEXTS = (
     "ampd/noise-static/1",
     "ampd/rotate/1",
 )
+assert {MESSAGE_CONTEXT, CARD_CONTEXT, RECEIPT_CONTEXT} == set(CONTEXTS[:3])
 PAYLOADS = {"message": MESSAGE.to_bytes(), "card": CARD.to_bytes(), "receipt": RECEIPT.to_bytes()}
 
 
@@ -165,6 +168,12 @@ def test_k3_another_spelling_of_the_header_is_refused(protected):
 def test_k3_another_shape_is_refused(value):
     with pytest.raises(Invalid):
         open1(encode(value), "ampd/message/1")
+
+
+def test_k3_a_header_outside_the_signature_is_refused():
+    protected, _, payload, signature = decode(SIGNED)
+    with pytest.raises(Invalid):
+        open1(encode([protected, {"note": 1}, payload, signature]), "ampd/message/1")
 
 
 def test_k3_the_signed_bytes_are_those_of_rfc_9052():

@@ -170,7 +170,7 @@ def recipients(value):
 
     need(array(100, one)(value) and value)
     need(all(number(item[2]) and item[2] > 0 for item in value))
-    return len({item[0] for item in value}) == len(value)
+    return len({item[1] for item in value}) == len(value)
 
 
 def boolean(value):
