@@ -93,7 +93,8 @@ _COMMON: Final = frozenset(
 
 class _Rule(NamedTuple):
     category: str
-    needed: tuple[frozenset[str], ...]  # of each set of characters one must be there
+    rarest: frozenset[str]  # of these characters one must be there
+    needed: tuple[frozenset[str], ...]  # and of each of these sets: cheaper than a search
     pattern: str
 
 
@@ -136,7 +137,7 @@ class _Alphabet:
                 letters = frozenset[str]().union(*(self._of_class[n] for n in part.split("|")))
                 needed.append(letters)
                 pattern += f"[{''.join(sorted(letters))}]"
-        return _Rule(category, tuple(needed), pattern)
+        return _Rule(category, min(needed, key=len), tuple(needed), pattern)
 
     def alarm(self, rule: str) -> frozenset[bytes]:
         """The words of the element that is best to begin a search with (Q1)."""
@@ -208,7 +209,9 @@ def _match(plain: str, words: Sequence[bytes], found: set[str]) -> None:
     spelled = _ALPHABET.spelled(words)
     present = frozenset(spelled)
     for rule in _COMPILED:
-        if rule.category in found or any(present.isdisjoint(letters) for letters in rule.needed):
+        if present.isdisjoint(rule.rarest) or rule.category in found:
+            continue
+        if any(present.isdisjoint(letters) for letters in rule.needed):
             continue
         if _compiled(rule.pattern).search(spelled):
             found.add(rule.category)
