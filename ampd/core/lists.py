@@ -237,9 +237,10 @@ class Lists:
                     "SELECT message FROM boxes WHERE agent=? AND number=?", (row["id"], int(text))
                 )
             ]
-            if not found:
+            if found:
+                return int(found[0])
+            if len(text) < 6:  # too short for a part of an id, which may be digits only
                 raise unknown(text)
-            return int(found[0])
         found = self._matching(row["id"], text)
         if len(found) > 1:
             raise Refused(

@@ -26,6 +26,7 @@ READY_WITHIN = 10.0  # seconds, from the process to its first answer
 LOOK_AGAIN_AFTER = 0.03  # seconds
 # A daemon that ended at once may have found another one on its way up: it gets this long.
 OTHER_WITHIN = 1.0  # seconds
+_END = 4096  # bytes of the log that its last two lines fit in
 LOG_LIMIT = 4 * 1024 * 1024  # bytes; weeks of log lines
 
 
@@ -93,8 +94,8 @@ def _launch(path: str) -> socket:
             f"the daemon did not answer within {READY_WITHIN:g} s", hint="amp daemon log"
         )
     raise NoDaemon(
-        f"the daemon ended at once (exit {process.returncode}): {_last_line()}",
-        hint="amp daemon log",
+        f"the daemon ended at once (exit {process.returncode}): {_said('error')}",
+        hint=_said("hint", "amp daemon log"),
     )
 
 
@@ -109,8 +110,12 @@ def _open_log() -> int:
     return os.open(name, flags, 0o600)
 
 
-def _last_line() -> str:
+def _said(kind: str, otherwise: str = "") -> str:
+    """What the daemon said as its end, `ampd: KIND: TEXT`; else `otherwise`, else its last line."""
     with open(log_file(), "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+        lines = [line.strip() for line in file.read().decode(errors="replace").split("\n")]
+    start = f"ampd: {kind}: "
+    last = [line for line in lines if line][-2:]  # an error and its hint
+    said = next((line.removeprefix(start) for line in last if line.startswith(start)), otherwise)
+    return said or (last[-1] if last else "it wrote nothing")

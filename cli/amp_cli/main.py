@@ -111,7 +111,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if not rest or rest[0] == "help" or arguments.flag("--help"):
         return _help(rest[1:] if rest[:1] == ["help"] else rest)
-    if rest[0] == "demo" or rest[:2] == ["daemon", "install"]:
+    if _is_module(rest):
         return _run_module([*rest, *before])
     command, rest = find(rest)
     parse(command, rest, arguments)
@@ -158,6 +158,10 @@ def _load(module: str) -> "ModuleType":
     return __import__(f"amp_cli.commands.{module}", fromlist=("COMMANDS",))
 
 
+def _is_module(words: list[str]) -> bool:
+    return words[:1] == ["demo"] or words[:2] == ["daemon", "install"]
+
+
 def _run_module(words: list[str]) -> int:
     if words[0] == "demo":
         return int(_load("demo").run(words[1:]))
@@ -190,6 +194,8 @@ def _output(arguments: Arguments) -> Output:
 
 
 def _help(words: list[str]) -> int:
+    if _is_module(words):
+        return _run_module([*words[: 1 + (words[0] == "daemon")], "--help"])
     from amp_cli.overview import help_for
 
     Output().text(help_for(words))

@@ -17,10 +17,6 @@ def help_for(words: list[str]) -> str:
     """The help of the command that `words` name, or the list of all; Usage if there is none."""
     if not words:
         return _everything()
-    if words[0] == "demo":
-        return "amp demo\n  two nodes in a temporary folder on this machine, shown at work"
-    if words[:2] == ["daemon", "install"]:
-        return "amp daemon install\n  put the systemd user units in place"
     if words[0] in _WITH_VERBS and len(words) == 1:
         return _verbs(words[0])
     return help_text(find(words)[0])

@@ -24,6 +24,7 @@ with FakeDaemon(home + "/run/ampd.sock") as daemon:
     daemon.stopped.wait(60)
 """
 FAILS = "import sys; print('starting'); sys.exit('config.toml:3: unknown key')"
+SAYS_WHY = "import sys; sys.exit('ampd: error: no key domian\\nampd: hint: did you mean domain?')"
 # Another daemon is on its way up: this one finds the home taken, the socket comes a moment later.
 IS_SECOND = """
 import os, subprocess, sys
@@ -98,6 +99,14 @@ def test_s2_a_daemon_that_ends_at_once_is_reported_with_its_reason(home):
     assert said.err == (
         "amp: error: the daemon ended at once (exit 1): config.toml:3: unknown key\n"
         "amp: hint: amp daemon log\n"
+    )
+
+
+def test_s2_the_daemons_own_error_and_hint_are_shown_as_they_are(home):
+    home.program = SAYS_WHY
+    assert home.amp("inbox").err == (
+        "amp: error: the daemon ended at once (exit 1): no key domian\n"
+        "amp: hint: did you mean domain?\n"
     )
 
 

@@ -48,6 +48,7 @@ def test_watch_goes_on_after_the_last_number_when_the_connection_breaks(daemon, 
     daemon.push("message.new", {"message": message, "number": 1})
     daemon.push("message.new", {"message": missed, "number": 2})
     assert json.loads(process.stdout.readline()) == missed, "and nothing is shown twice"
+    assert process.stderr.readline() == "amp: watching\n"
     assert "trying again" in process.stderr.readline()
 
 

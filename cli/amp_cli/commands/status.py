@@ -35,7 +35,9 @@ def show_node(found: Document, out: Output) -> None:
         )
     )
     shown = {"version", "node", "mailbox", "uptime_s", *_PARTS}
-    out.fields((name, brief(value)) for name, value in found.value.items() if name not in shown)
+    out.fields(
+        (name, brief(value)) for name, value in found.value.items() if name not in shown and value
+    )
 
 
 _PARTS = ("agents", "peers", "relays", "outbox")
@@ -45,7 +47,7 @@ def brief(value: object) -> str:
     """A part of the status document in a few words."""
     if isinstance(value, dict):
         return ", ".join(
-            f"{brief(item)} {name}" for name, item in value.items() if item is not None
+            f"{name} {brief(item)}" for name, item in value.items() if item is not None
         )
     if isinstance(value, list):
         return ", ".join(map(_name, value)) or "none"

@@ -49,7 +49,9 @@ def watch(_arguments: Arguments, client: Client, out: Output) -> int:
             connection = client.open()
             params: dict[str, object] = {} if last is None else {"after": last}
             subscribed = connection.call("inbox.subscribe", params)
-            last = subscribed.number("last") if last is None else last
+            if last is None:
+                last = subscribed.number("last")
+                out.note("amp: watching")  # what is sent from now on is shown
             gone_since, pause = 0.0, _FIRST_PAUSE
             while True:
                 last = _show(connection.notification(None), out, last)
