@@ -26,7 +26,7 @@ from typing import Final
 from ampd.core.agents import Agent, Agents
 from ampd.crypto.keys import open1
 from ampd.model.address import Address, ContactLink, check_name, fingerprint
-from ampd.model.card import CARD_CONTEXT, Card
+from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Invalid, Refused
 from ampd.storage.records import CardSeen, Contact, Released
 from ampd.storage.store import Store, Transaction
@@ -158,7 +158,7 @@ class Contacts:
         self, tx: Transaction, signed: bytes, key: bytes, card: Card, node: bytes, source: str
     ) -> bool:
         """Within a work: keep a card if it is newer than the one known (C1); whether it was."""
-        if self._agents.of_key(key) is not None:
+        if self._agents.of_key(key) is not None or card.mailbox != mailbox_of(key):
             return False
         row = tx.db.execute("SELECT number FROM cards WHERE key=?", (key,)).fetchone()
         if row is not None and row[0] >= card.number:

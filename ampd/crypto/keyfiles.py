@@ -10,7 +10,7 @@
       plain file of this user, is refused.
 
     node.key          the CBOR map {v: 1, kind: "node", seed}
-    agents/NAME.key   {v: 1, kind: "agent", seed, fallback, mailbox, inbox: [[secret, until], ...]}
+    agents/NAME.key   {v: 1, kind: "agent", seed, fallback, inbox: [[secret, until], ...]}
 
 `inbox` holds the X25519 secrets that mail may still be sealed to, oldest first (wire: renewed
 weekly, destroyed five weeks after their end).
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ampd.crypto.keys import OpeningKey, SigningKey, random_bytes
+from ampd.model.card import mailbox_of
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, StorageError
 from ampd.model.fields import Fields
@@ -43,12 +44,16 @@ class InboxKey:
 
 @dataclass(frozen=True, slots=True)
 class AgentKeys:
-    """All the secrets of one agent, and the random id of its mailbox."""
+    """All the secrets of one agent."""
 
     signing: SigningKey
     fallback: OpeningKey
-    mailbox: bytes
     inbox: tuple[InboxKey, ...]
+
+    @property
+    def mailbox(self) -> bytes:
+        """The id under which carriers keep its mail (model/card.py, C4)."""
+        return mailbox_of(self.signing.public)
 
     def open(self, sealed: bytes) -> bytes | None:
         """What was sealed for this agent, newest key first; None if it was for another."""
@@ -100,7 +105,6 @@ def new_agent_keys(inbox_until: int) -> AgentKeys:
     return AgentKeys(
         SigningKey.generate(),
         OpeningKey.generate(),
-        random_bytes(16),
         (InboxKey(OpeningKey.generate(), inbox_until),),
     )
 
@@ -113,7 +117,6 @@ def save_agent_keys(path: Path, keys: AgentKeys, *, replace: bool) -> None:
             "kind": "agent",
             "seed": keys.signing.seed,
             "fallback": keys.fallback.secret,
-            "mailbox": keys.mailbox,
             "inbox": [[inbox.key.secret, inbox.until] for inbox in keys.inbox],
         }
     )
@@ -129,7 +132,6 @@ def _agent_keys(fields: Fields) -> AgentKeys:
     return AgentKeys(
         SigningKey(fields.data("seed", 32)),
         OpeningKey(fields.data("fallback", 32)),
-        fields.data("mailbox", 16),
         tuple(_inbox_key(item) for item in fields.items("inbox", MAX_INBOX_KEYS)),
     )
 

@@ -5,8 +5,11 @@ Its bytes are the payload of a COSE_Sign1 by the agent's own key, external_aad "
   C1  The newest card (highest `number`) of a key counts; an older one never replaces it.
   C2  A withdrawn card says that the agent is gone; it replaces every older card.
   C3  Mail is sealed to `inbox` while `inbox_until` has not passed, then to `fallback`.
+  C4  A mailbox is known by a hash of its agent's key, so that nobody can claim another's: a relay
+      hands its mail only to the nodes that a card of this key names.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -91,6 +94,11 @@ class Card:
     def seal_to(self, now: int) -> bytes:
         """The X25519 key that mail is sealed to at the time `now` (C3)."""
         return self.inbox if now < self.inbox_until else self.fallback
+
+
+def mailbox_of(key: bytes) -> bytes:
+    """The mailbox id of an agent's key (C4)."""
+    return hashlib.blake2b(key, digest_size=16, person=b"ampd/mailbox/1").digest()
 
 
 def _keys(items: list[object]) -> tuple[bytes, ...]:
