@@ -278,3 +278,18 @@ def test_e2_an_example_of_the_rfc_that_our_profile_has_is_accepted(spelled):
 @pytest.mark.parametrize("spelled", OUTSIDE, ids=OUTSIDE.get)
 def test_e3_an_example_of_the_rfc_outside_our_profile_is_refused(spelled):
     refused(bytes.fromhex(spelled))
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["c100", "82d81c80", "82d8236161", "81d9010280", "f93c00", "f814", "1817", "0000", "9fff"]
+    + [bomb.hex() for bomb in BOMBS.values() if len(bomb) < 100],
+)  # fmt: skip
+def test_e3_cbor2_never_sees_what_it_would_do_more_with_than_read(data, monkeypatch):
+    """Not even if the heads add up, as those of an array of a tag and its content do."""
+
+    def read(*_, **__):
+        raise AssertionError(data)
+
+    monkeypatch.setattr(cbor2, "loads", read)
+    refused(bytes.fromhex(data))
