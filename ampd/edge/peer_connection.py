@@ -165,7 +165,6 @@ class PeerConnection:
                     self._nursery = nursery
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._keep_alive)
-                    self.admit()
                     await self._read()
                     nursery.cancel_scope.cancel()
             finally:

@@ -94,3 +94,17 @@ async def test_the_door_is_called_in_order_although_many_come_at_once(autojump_c
         await wait_all_tasks_blocked()
         await rude.stream.aclose()
     assert door.called == letters
+
+
+async def test_what_nobody_waits_for_any_more_is_not_offered(autojump_clock):
+    shelf = Shelf()
+    shelf.may_answer = trio.Event()
+    async with in_memory(shelf) as (near, _), trio.open_nursery() as nursery:
+        for number in range(64):
+            nursery.start_soon(near.deliver, letter(number))
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await near.deliver(letter(64))
+        shelf.may_answer.set()
+        await near.deliver(letter(65))
+    assert letter(64) not in shelf.called and letter(65) in shelf.called

@@ -60,6 +60,14 @@ async def test_a_node_that_is_sighted_is_called_and_gets_mail(small, large, auto
     assert large.door.kept == [LETTER]
 
 
+async def test_who_waits_for_whereabouts_hears_of_a_session(small, large, autojump_clock):
+    small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
+    sighted, called = small.whereabouts.generation, large.whereabouts.generation
+    await settled()
+    assert small.whereabouts.generation > sighted
+    assert large.whereabouts.generation > called
+
+
 async def test_a_session_carries_mail_both_ways(small, large, autojump_clock):
     small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
     await settled()
@@ -136,6 +144,7 @@ async def test_p1_a_dead_session_that_would_stay_is_found_out(small, large, net,
     large.whereabouts.sighted(SMALL.public, [HERE], "mdns")
     began = trio.current_time()
     await trio.sleep(12)
+    assert not small._peers[LARGE.public].called_by_us, "the dead one was found out"
     assert await large.deliver(SMALL.public, LETTER) == DELIVERED
     assert trio.current_time() - began < 15, "not the minute that silence alone would take"
 
