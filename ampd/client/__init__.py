@@ -110,7 +110,7 @@ class _Line:
             while (answer := self._conversation.answer()) is None:
                 self._conversation.receive(self._read())
         except TimeoutError:
-            self.close()  # its answer may still come, and would be taken for the next one's
+            self.close()  # what is stuck is not asked again
             raise silent(call.within) from None
         except (BrokenPipeError, ConnectionResetError):
             raise Lost from None

@@ -58,9 +58,11 @@ class Conversation:
         """The result of the last request; None while it is on its way; raises what went wrong."""
         while self._answers:
             document = self._answers.pop(0)
-            if "error" in document:
+            if document.get("id") not in (self._last_id, None):
+                continue  # of a request that nobody waits for any more
+            if "error" in document:  # without an id: about the connection
                 raise error(document["error"])
-            if document.get("id") == self._last_id:
+            if "result" in document:
                 return document.get("result") or {}
         return None
 

@@ -1,7 +1,7 @@
 """What `amp`, `amp help` and `amp help COMMAND` print."""
 
 from amp_cli.arguments import GLOBAL, help_text, option_lines
-from amp_cli.main import ALIASES, GROUPS, find
+from amp_cli.main import GROUPS, find
 
 _HEAD = """\
 amp: mail for AI agents, on this machine and between machines
@@ -43,6 +43,3 @@ def _verbs(name: str) -> str:
     return "\n".join(
         f"{head:<{width}}  {text}" for head, text in zip(heads, summaries, strict=False)
     )
-
-
-__all__ = ["ALIASES", "help_for"]

@@ -68,6 +68,14 @@ def test_send_reads_what_is_piped_in(amp_process, daemon):
     assert [params["text"] for _, method, params in daemon.asked] == ["é\n", "x"]
 
 
+def test_a_standard_input_that_is_empty_is_no_text_unless_it_was_asked_for(amp_process, daemon):
+    said = amp_process("send", "bob", "Meant as a text")
+    assert said.code == 2
+    assert "there is no text: give it as BODY" in said.err
+    assert daemon.asked == []
+    assert amp_process("send", "bob", "S", "-").code == 0
+
+
 def test_send_reads_a_file(amp, daemon, tmp_path):
     (tmp_path / "body.txt").write_text("from a file")
     assert amp("send", "bob", "S", "--file", str(tmp_path / "body.txt")).code == 0

@@ -288,6 +288,16 @@ def test_noise_is_only_ever_the_other_sides_fault(noise):
     assert conversation.answer() is None
 
 
+def test_a_late_answer_is_not_taken_for_the_next_one():
+    conversation = Conversation()
+    for method in ("journal.check", "agent.show"):
+        conversation.request(method, {})
+    conversation.receive(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"late"}}\n')
+    assert conversation.answer() is None
+    conversation.receive(b'{"jsonrpc":"2.0","id":2,"result":{"name":"alice"}}\n')
+    assert conversation.answer() == {"name": "alice"}
+
+
 def test_a_request_over_the_limit_is_refused_before_it_is_sent():
     with pytest.raises(Refused, match="over the 8388608"):
         Conversation().request("message.send", {"text": "x" * (9 << 20)})

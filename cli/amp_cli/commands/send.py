@@ -106,12 +106,14 @@ def _text(arguments: Arguments, words: list[str], *, optional: bool) -> str | No
         return _read(value) if name == "--file" else value
     if optional:
         return None
-    if sys.stdin is None or sys.stdin.isatty():
+    piped = sys.stdin is not None and not sys.stdin.isatty()
+    text = _decode(sys.stdin.buffer.read(), "standard input") if piped else ""
+    if not text:  # nobody meant to send nothing; "-" may be empty
         raise Usage(
             "there is no text: give it as BODY, --text, --file PATH, or - for standard input",
             hint='amp send bob "Subject" "Text"',
         )
-    return _decode(sys.stdin.buffer.read(), "standard input")
+    return text
 
 
 def _read(path: str) -> str:
