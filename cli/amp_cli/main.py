@@ -59,6 +59,7 @@ GROUPS = {
         "demo": ("demo", "two nodes on this machine, shown at work"),
     },
 }
+_WITH_VERBS = ("contact", "daemon")  # their first word says what to do
 ALIASES = {"setup": "init"}
 
 _ROOT = Command("", "", "", lambda: 0)  # what may stand before a command: GLOBAL
@@ -196,10 +197,22 @@ def _output(arguments: Arguments) -> Output:
 def _help(words: list[str]) -> int:
     if _is_module(words):
         return _run_module([*words[: 1 + (words[0] == "daemon")], "--help"])
-    from amp_cli.overview import help_for
+    from amp_cli.arguments import help_text
+    from amp_cli.overview import everything, verbs
 
-    Output().text(help_for(words))
+    if not words:
+        text = everything(GROUPS)
+    elif len(words) == 1 and words[0] in _WITH_VERBS:
+        text = verbs({**_load(words[0]).COMMANDS, **_of_other_modules(words[0])})
+    else:
+        text = help_text(find(words)[0])
+    Output().text(text)
     return 0
+
+
+def _of_other_modules(name: str) -> dict[str, Command]:
+    commands: dict[str, Command] = _load("daemon_install").COMMANDS if name == "daemon" else {}
+    return commands
 
 
 def _check_text(word: str) -> None:
