@@ -38,6 +38,7 @@ from ampd.model.message import (
 from ampd.storage.records import Kept, State
 from ampd.storage.store import Store, Transaction
 
+LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
 AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
 
 
@@ -106,6 +107,8 @@ class Mailbox:
             raise Refused("not addressed to this agent", code="forged")
         if message.expires <= now:
             raise Refused("it expired before it came", code="expired")
+        if message.expires > now + LONGEST_EXPIRY + AHEAD:
+            raise Refused("it would expire later than anything may", code="invalid")
         if message.sent > now + AHEAD:
             raise Refused("it is dated more than a day ahead", code="invalid")
         return Opened(message, letter.signed, key, _own_card(letter.card, key, message))
