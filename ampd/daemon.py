@@ -35,7 +35,7 @@ from ampd.core.submission import Submission
 from ampd.core.tracking import Tracking
 from ampd.core.transfer import Transfer
 from ampd.core.whereabouts import Whereabouts
-from ampd.crypto.keyfiles import node_key, remove_leftovers
+from ampd.crypto.keyfiles import make_folder, node_key, remove_leftovers
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.edge.local_socket import LocalSocket
 from ampd.edge.mdns import Mdns
@@ -137,6 +137,7 @@ class Daemon:
         try:
             keys = paths.data / "keys"
             for folder in (keys, keys / "agents"):
+                make_folder(folder)
                 remove_leftovers(folder)
             node = node_key(keys / "node.key")
             store = Store(paths.data, journal_key(node), wall_clock)
