@@ -18,15 +18,12 @@ A call whose connection broke is made once more on a new one: `send` carries a r
 nothing is sent twice. An `Amp` belongs to one thread. `ampd.client.trio` has the same verbs.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from ampd.client import verbs
-from ampd.client.conversation import Conversation
 from ampd.client.documents import (
     Agent,
     Contact,
@@ -37,9 +34,9 @@ from ampd.client.documents import (
     Recipient,
     Sent,
 )
+from ampd.client.line import CLIENT, Line, Lost, agent_name, hung_up, socket_of
 from ampd.client.verbs import ANSWER_WITHIN, Call, Id, ListOptions, SendOptions
 from ampd.model.errors import AmpdError, Unavailable
-from ampd.protocol.local import main_socket
 
 __all__ = [
     "Agent",
@@ -56,8 +53,6 @@ __all__ = [
 ]
 
 Value = TypeVar("Value")
-_CHUNK = 65536  # bytes
-_CLIENT = "ampd.client"
 # A restart of the daemon takes a few seconds: a subscription tries again this long.
 GONE_FOR = 60.0  # seconds
 FIRST_PAUSE = 0.1  # seconds between two attempts; doubled up to LONGEST_PAUSE
@@ -72,84 +67,6 @@ def connect(agent: str | None = None, socket_path: str | None = None) -> "Amp":
     return Amp(agent_name(agent), socket_of(socket_path))
 
 
-def agent_name(agent: str | None) -> str:
-    return agent or os.environ.get("AMP_AGENT") or ""
-
-
-def socket_of(path: str | None) -> str:
-    return path or os.environ.get("AMP_SOCKET") or main_socket()
-
-
-class Lost(Exception):
-    """The connection ended before the answer came."""
-
-
-class _Line:
-    """One connection: hello first, then one request after the other."""
-
-    def __init__(self, agent: str, path: str) -> None:
-        self._conversation = Conversation()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._socket.connect(path)
-            params: dict[str, object] = {"client": _CLIENT}
-            if agent:
-                params["agent"] = agent
-            self.hello = self.call(verbs.plain("system.hello", params, ANSWER_WITHIN))
-        except OSError as exc:
-            self.close()
-            raise no_daemon(path, exc) from exc
-        except (AmpdError, Lost):
-            self.close()
-            raise
-
-    def call(self, call: Call[Value]) -> Value:
-        try:
-            self._socket.settimeout(call.within)
-            self._socket.sendall(self._conversation.request(call.method, call.params))
-            while (answer := self._conversation.answer()) is None:
-                self._conversation.receive(self._read())
-        except TimeoutError:
-            self.close()  # what is stuck is not asked again
-            raise silent(call.within) from None
-        except (BrokenPipeError, ConnectionResetError):
-            raise Lost from None
-        return call.read(answer)
-
-    def notification(self) -> tuple[str, Any]:
-        """The next one, however long it takes; Lost if the connection ends."""
-        self._socket.settimeout(None)
-        while (found := self._conversation.notification()) is None:
-            try:
-                self._conversation.receive(self._read())
-            except ConnectionResetError:
-                raise Lost from None
-        return found
-
-    def close(self) -> None:
-        self._socket.close()
-
-    @property
-    def is_closed(self) -> bool:
-        return self._socket.fileno() < 0
-
-    def _read(self) -> bytes:
-        data = self._socket.recv(_CHUNK)
-        if not data:
-            raise Lost
-        return data
-
-
-def no_daemon(path: str, reason: OSError) -> Unavailable:
-    return Unavailable(
-        f"no daemon answers on {path}: {reason.strerror or reason}", hint="amp daemon start"
-    )
-
-
-def silent(within: float | None) -> Unavailable:
-    return Unavailable(f"the daemon did not answer within {within:g} s", hint="amp daemon restart")
-
-
 class Amp:
     """The verbs, for one agent. Use it with `with`, or `close()` it."""
 
@@ -157,7 +74,7 @@ class Amp:
         self._agent = agent
         self._path = path
         self._subscriptions: list[Subscription] = []
-        self._line: _Line | None = self._open()
+        self._line: Line | None = self._open()
         self.version: str = self._line.hello.get("version", "")
 
     def __enter__(self) -> Self:
@@ -185,7 +102,7 @@ class Amp:
         return self._do(verbs.plain(method, params or {}, within))
 
     def hello(self) -> Any:
-        return self.call("system.hello", {"client": _CLIENT})
+        return self.call("system.hello", {"client": CLIENT})
 
     def status(self) -> Any:
         """The `status` document."""
@@ -321,24 +238,26 @@ class Amp:
     def _do(self, call: Call[Value]) -> Value:
         for _ in range(2):
             line, self._line = self._line or self._open(), None
+            is_usable = False
             try:
                 value = line.call(call)
+                is_usable = True
             except Lost:
-                line.close()
                 continue
             except AmpdError:
-                self._line = None if line.is_closed else line
+                is_usable = not line.is_closed
                 raise
-            except BaseException:
-                line.close()
-                raise
-            self._line = line
+            finally:
+                if is_usable:
+                    self._line = line
+                else:
+                    line.close()
             return value
         raise hung_up()
 
-    def _open(self) -> _Line:
+    def _open(self) -> Line:
         try:
-            return _Line(self._agent, self._path)
+            return Line(self._agent, self._path)
         except Lost:
             raise hung_up() from None
 
@@ -350,7 +269,7 @@ class Subscription:
     nothing is missed and nothing comes twice. Unavailable when the daemon stays away.
     """
 
-    def __init__(self, open_line: Callable[[], _Line], after: int | None) -> None:
+    def __init__(self, open_line: Callable[[], Line], after: int | None) -> None:
         self._open = open_line
         self._line, last = self._subscribed(after)
         self.last = last if after is None else after  # the number of the last message seen
@@ -374,7 +293,7 @@ class Subscription:
     def close(self) -> None:
         self._line.close()
 
-    def _again(self) -> _Line:
+    def _again(self) -> Line:
         deadline, pause = time.monotonic() + GONE_FOR, FIRST_PAUSE
         while True:
             try:
@@ -385,7 +304,7 @@ class Subscription:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _subscribed(self, after: int | None) -> tuple[_Line, int]:
+    def _subscribed(self, after: int | None) -> tuple[Line, int]:
         line = self._open()
         try:
             return line, line.call(verbs.subscribe(after))
@@ -395,7 +314,3 @@ class Subscription:
         except AmpdError:
             line.close()
             raise
-
-
-def hung_up() -> Unavailable:
-    return Unavailable("the daemon hung up without an answer", hint="amp daemon log")

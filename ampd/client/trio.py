@@ -21,20 +21,10 @@ from typing import Any, Self, TypeVar, Unpack
 
 import trio
 
-from ampd.client import (
-    FIRST_PAUSE,
-    GONE_FOR,
-    LONGEST_PAUSE,
-    Lost,
-    agent_name,
-    hung_up,
-    no_daemon,
-    silent,
-    socket_of,
-    verbs,
-)
+from ampd.client import FIRST_PAUSE, GONE_FOR, LONGEST_PAUSE, verbs
 from ampd.client.conversation import Conversation
 from ampd.client.documents import Agent, Contact, Listing, Message, Peer, Reachable, Sent
+from ampd.client.line import Lost, agent_name, hung_up, no_daemon, silent, socket_of
 from ampd.client.verbs import ANSWER_WITHIN, Call, Id, ListOptions, SendOptions
 from ampd.model.errors import AmpdError, Unavailable
 
@@ -74,17 +64,19 @@ class _Line:
     async def call(self, call: Call[Value]) -> Value:
         """Closed after anything but an answer."""
         request = self._conversation.request(call.method, call.params)
+        is_usable = False  # cancelled, interrupted or lost: the answer is nobody's then
         try:
             with trio.fail_after(math.inf if call.within is None else call.within):
                 answer = await self._exchange(request)
+            is_usable = True
         except AmpdError:
+            is_usable = True
             raise
         except trio.TooSlowError:
-            await self.close()
             raise silent(call.within) from None
-        except BaseException:  # cancelled, interrupted or lost: the answer is nobody's now
-            await self.close()
-            raise
+        finally:
+            if not is_usable:
+                await self.close()
         return call.read(answer)
 
     async def notification(self) -> tuple[str, Any]:

@@ -201,7 +201,7 @@ def test_status_is_about_the_daemon_or_about_one_message(amp):
     assert "delivered to bob@desk.local (local), 2026-11-22 13:04:06Z" in amp("status", "x").out
 
 
-def test_json_is_one_document_and_nothing_else(amp, daemon):
+def test_o2_json_is_one_document_and_nothing_else(amp, daemon):
     daemon.message(subject="\x1b[31m\u202e")
     for words in (("inbox",), ("read", "1"), ("whoami",), ("status",), ("send", "bob", "S", "T")):
         said = amp("--json", *words)
@@ -232,7 +232,7 @@ def test_nothing_is_sent_as_an_agent_that_is_not_there(amp, daemon):
     assert [method for _, method, _ in daemon.asked] == ["system.hello"]
 
 
-def test_an_error_is_one_line_and_its_hint(amp):
+def test_o5_an_error_is_one_line_and_its_hint(amp):
     assert amp("read", "9") == (
         3,
         "",

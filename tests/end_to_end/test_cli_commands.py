@@ -6,9 +6,11 @@ The daemon is the one that the first command starts; it listens to nobody and an
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import pytest
 import ampd.client.trio
 from ampd.client import connect
 from ampd.model.errors import Refused
+from ampd.protocol.local import APPLICATION_ERROR, LINE_LIMIT, METHOD_NOT_FOUND, PARSE_ERROR
 
 AMP = [sys.executable, "-c", "from amp_cli.main import main; main()"]
 FAR = "amp://26hhfoeio3rzenagvghde5epoyk7ol6oeyz7hclsqe232jkw5lxq/bob@far.local"
@@ -227,10 +230,51 @@ def test_who_acts_must_be_clear(house):
     assert "alice, bob" in said.err and "--agent NAME" in said.err
 
 
-def test_nothing_is_sent_as_somebody_who_is_not_there(house, bob):
+def test_l2_nothing_is_sent_as_somebody_who_is_not_there(house, bob):
     said = house.amp("send", "bob", "Nobody", "T", "--agent", "carol")
     assert said.code == 3
     assert "Nobody" not in bob("inbox").out
+
+
+def spoken(house, *lines):
+    """What a program that speaks to the socket by hand gets back until the daemon hangs up."""
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(30)
+        plain.connect(house.socket)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            plain.sendall(b"".join(lines))
+            plain.shutdown(socket.SHUT_WR)
+        with plain.makefile("rb") as answers:
+            return [json.loads(line) for line in answers]
+
+
+def request(method, identifier=1, **params):
+    line = {"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}
+    return json.dumps(line).encode() + b"\n"
+
+
+def test_l1_a_line_over_the_limit_is_an_error_and_the_end(house):
+    long = request("message.send", text="x" * LINE_LIMIT)
+    [answer] = spoken(house, long, request("system.status", 2))
+    assert answer["error"]["code"] < 0
+
+
+def test_l3_an_error_has_the_code_of_json_rpc_or_a_word_of_ours(house):
+    noise, unknown, refused = spoken(
+        house,
+        b"{\n",
+        request("no.such.method", 2),
+        request("agent.show", 3, name="nobody"),
+    )
+    assert (noise["error"]["code"], unknown["error"]["code"]) == (PARSE_ERROR, METHOD_NOT_FOUND)
+    assert refused["error"]["code"] == APPLICATION_ERROR
+    assert refused["error"]["data"]["code"] == "agent_unknown"
+
+
+def test_l4_only_who_asked_is_notified(house):
+    acting = request("system.hello", 1, agent="bob")
+    sending = request("message.send", 2, to=["bob"], subject="S", text="T")
+    assert all("method" not in each for each in spoken(house, acting, sending))
 
 
 def test_a_sandbox_with_one_agents_socket_is_that_agent_and_no_other(house, alice, bob):
