@@ -21,7 +21,7 @@ from itertools import repeat
 from typing import Final, NamedTuple
 
 from ampd.core.phrases import CLASSES, RULES
-from ampd.core.unmasking import DISGUISED, encoded, excerpt, folded, readings, tricked
+from ampd.core.unmasking import DISGUISED, encoded, excerpt, folded, hiding, readings, tricked
 
 MAX_KNOWN: Final = 3072  # 64 KiB of prose has about 2,500
 MAX_READING: Final = 16_384  # characters of one decoded text: readings multiply
@@ -169,6 +169,10 @@ _COMPILED: Final = tuple(
     for category, rules in RULES.items()
     for rule in _lines(rules)
 )
+_BY_RAREST: Final = {
+    letter: tuple(rule for rule in _COMPILED if letter in rule.rarest)
+    for letter in frozenset[str]().union(*(rule.rarest for rule in _COMPILED))
+}
 ALARMS: Final = frozenset[bytes]().union(
     *(_ALPHABET.alarm(rule) for rules in RULES.values() for rule in _lines(rules))
 )
@@ -189,7 +193,7 @@ def _judge(text: str, found: set[str], depth: int) -> None:
     words = blanked.split()
     if not _ANY_ALARM.isdisjoint(words):
         _match(plain, words, found)
-    if text.isascii() and not encoded(text, blanked, words) and DISGUISED.isdisjoint(words):
+    if not hiding(text) and not encoded(text, blanked, words) and DISGUISED.isdisjoint(words):
         return
     if tricked(text):
         found.add("unicode_encoding_tricks")
@@ -208,13 +212,12 @@ def _unmask(text: str, words: Sequence[bytes], found: set[str], depth: int) -> N
 def _match(plain: str, words: Sequence[bytes], found: set[str]) -> None:
     spelled = _ALPHABET.spelled(words)
     present = frozenset(spelled)
-    for rule in _COMPILED:
-        if present.isdisjoint(rule.rarest) or rule.category in found:
-            continue
-        if any(present.isdisjoint(letters) for letters in rule.needed):
-            continue
-        if _compiled(rule.pattern).search(spelled):
-            found.add(rule.category)
+    for letter in present & _BY_RAREST.keys():
+        for rule in _BY_RAREST[letter]:
+            if rule.category in found or any(map(present.isdisjoint, rule.needed)):
+                continue
+            if _compiled(rule.pattern).search(spelled):
+                found.add(rule.category)
     for word in _SHAPES.keys() & words:
         category, shape = _SHAPES[word]
         if category not in found and _compiled(shape).search(plain):
