@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from ampd.crypto import keyfiles
 from ampd.crypto.keyfiles import AgentKeys, InboxKey
 from ampd.crypto.keys import OpeningKey, SigningKey, open1
@@ -19,7 +21,7 @@ from ampd.model.address import Address, check_name
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import Invalid, Refused
 from ampd.storage.records import Agent as AgentRecord
-from ampd.storage.store import Store, Transaction
+from ampd.storage.store import Store
 
 WEEK: Final = 7 * 86_400_000  # milliseconds
 INBOX_KEY_FOR: Final = WEEK
@@ -75,20 +77,36 @@ class Agents:
         self._by_mailbox: dict[bytes, Agent] = {}
         self._by_key: dict[bytes, Agent] = {}
         self._withdrawn: list[bytes] = []
+        self._changing = trio.Lock()  # one change at a time: none undoes another
 
     async def load(self) -> None:
         """Take in the agents that the store knows; renew what is due."""
         rows = self._store.view.execute(
             "SELECT name, created, card, removed FROM agents ORDER BY id"
         ).fetchall()
+        living = {row["name"] for row in rows if not row["removed"]}
         for name, created, signed, removed in rows:
             if removed:
                 self._withdrawn.append(signed)
+                if name in living or not self._path(name).exists():
+                    await self._finish_purge(name, created, signed)
                 continue
             keys = keyfiles.load_agent_keys(self._path(name))
             card = Card.from_bytes(open1(signed, CARD_CONTEXT)[1])
             self._take(Agent(name, card.address, created, keys, card, signed))
         await self.renew()
+
+    async def _finish_purge(self, name: str, created: int, signed: bytes) -> None:
+        """A crash may have come between the end of an agent's keys and that of its mail (A1)."""
+        key = open1(signed, CARD_CONTEXT)[0]
+        left = self._store.view.execute(
+            "SELECT 1 FROM agents a WHERE key=? AND (EXISTS(SELECT 1 FROM boxes WHERE agent=a.id)"
+            " OR EXISTS(SELECT 1 FROM messages WHERE by=a.id))",
+            (key,),
+        ).fetchone()
+        if left is not None:
+            record = AgentRecord(key, name, created, signed, removed=True, purged=True)
+            await self._store.write(lambda tx: tx.append(record))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.key"
@@ -106,7 +124,7 @@ class Agents:
 
     def named(self, name: str) -> Agent:
         """The agent of this name, or Refused (agent_unknown)."""
-        agent = self._agents.get(name.lower().removesuffix(f"@{self.domain}"))
+        agent = self._agents.get(name.strip().lower().removesuffix(f"@{self.domain}"))
         if agent is None:
             raise Refused(
                 f"no agent named {name!r} on this node",
@@ -118,6 +136,12 @@ class Agents:
     def at(self, address: Address) -> Agent | None:
         """The local agent with this address."""
         return self._agents.get(address.name) if address.domain == self.domain else None
+
+    def claims(self, address: Address) -> bool:
+        """Whether the address is an agent's of this node, or the node's own."""
+        return address.domain == self.domain and (
+            address.name in self._agents or address.name in RESERVED
+        )
 
     def of_mailbox(self, mailbox: bytes) -> Agent | None:
         """The local agent that a mailbox id belongs to."""
@@ -132,13 +156,18 @@ class Agents:
         return [agent.signed_card for agent in self] + self._withdrawn
 
     async def create(self, name: str, profile: Profile) -> tuple[Agent, bool]:
-        """The agent `name`, and whether it is new; an existing one takes on what is not None."""
+        """The agent `name`, and whether it is new; one that exists stays as it is."""
         name = check_name(name)
         if name in RESERVED:
             raise Invalid(f"the name {name!r} is kept for the node itself", hint="amp init NAME")
-        found = self._agents.get(name)
-        if found is not None:
-            return found, False
+        async with self._changing:
+            found = self._agents.get(name)
+            if found is not None:
+                return found, False
+            return await self._make(name, profile), True
+
+    async def _make(self, name: str, profile: Profile) -> Agent:
+        """A new agent, or one that was removed and is back with its keys (A1)."""
         now = self._now()
         path = self._path(name)
         if not path.exists():
@@ -154,7 +183,7 @@ class Agents:
             Agent(name, Address(name, self.domain), created, keys, *_NO_CARD), number, profile
         )
         await self._keep(agent)
-        return agent, True
+        return agent
 
     def _signed(self, agent: Agent, number: int, profile: Profile) -> Agent:
         keys, old = agent.keys, agent.card
@@ -189,12 +218,13 @@ class Agents:
 
     async def remove(self, name: str, *, purge: bool) -> Agent:
         """Withdraw the card of an agent; with `purge` destroy its keys and mail (A3)."""
-        removed = self._store.view.execute(
-            "SELECT 1 FROM agents WHERE name=? AND removed=1", (name.lower(),)
-        ).fetchone()
-        if purge and removed and name.lower() not in self._agents:
-            return await self._purge_removed(name.lower())
-        agent = self.named(name)
+        name = check_name(name.removesuffix(f"@{self.domain}"))
+        async with self._changing:
+            if purge and name not in self._agents and self._path(name).exists():
+                return await self._purge_removed(name)
+            return await self._remove(self.named(name), purge=purge)
+
+    async def _remove(self, agent: Agent, *, purge: bool) -> Agent:
         card = replace(agent.card, number=agent.card.number + 1, issued=self._now(), withdrawn=True)
         signed = agent.keys.signing.sign1(CARD_CONTEXT, card.to_bytes())
         await self._write_removed(agent, signed, purge=purge)
@@ -214,24 +244,24 @@ class Agents:
         return agent
 
     async def _write_removed(self, agent: Agent, signed: bytes, *, purge: bool) -> None:
-        record = AgentRecord(
-            agent.key, agent.name, agent.created, signed, removed=True, purged=purge
-        )
-
-        def work(tx: Transaction) -> None:
-            tx.append(record)
-
-        await self._store.write(work)
+        """The keys go before the mail: who was removed and has no key file was purged (load)."""
+        record = AgentRecord(agent.key, agent.name, agent.created, signed, removed=True)
+        await self._store.write(lambda tx: tx.append(record))
         if purge:
             keyfiles.destroy(self._path(agent.name))
+            await self._store.write(lambda tx: tx.append(replace(record, purged=True)))
 
     async def renew(self) -> bool:
         """Sign anew the cards that are due (A2); whether any changed."""
         now = self._now()
+        async with self._changing:
+            return await self._renew_all(now)
+
+    async def _renew_all(self, now: int) -> bool:
         changed = False
         for agent in self:
             keys = agent.keys
-            if keys.inbox[-1].until - now < INBOX_KEY_FOR // 7:
+            if not INBOX_KEY_FOR // 7 <= keys.inbox[-1].until - now <= 2 * INBOX_KEY_FOR:
                 fresh = InboxKey(OpeningKey.generate(), now + INBOX_KEY_FOR)
                 kept = tuple(old for old in keys.inbox if now < old.until + KEEP_OLD_KEYS_FOR)
                 keys = replace(keys, inbox=(*kept, fresh)[-keyfiles.MAX_INBOX_KEYS :])

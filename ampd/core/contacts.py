@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
-from ampd.crypto.keys import open1
+from ampd.crypto.keys import check_public, open1
 from ampd.model.address import Address, ContactLink, check_name, fingerprint
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Invalid, Refused
@@ -104,17 +104,21 @@ class Contacts:
     # --- who may write to us ---------------------------------------------------------------
 
     def judge(self, tx: Transaction, sender: Address, key: bytes, source: str) -> str:
-        """ "" if a message under this key may be shown as from `sender`, else why it is quarantined.
+        """Why a message under this key is quarantined; "" if it may be shown as from `sender`.
 
         Notes what it learns. Raises Refused: blocked, or strangers are not let in.
         """
         local = self._agents.at(sender)
-        if local is not None:
-            return "" if local.key == key else "key_changed"
+        if local is not None and local.key == key:
+            return ""
         known = known_at(tx.db, str(sender))
         if any(contact.blocked for contact in known):
             raise Refused(f"{sender} is blocked here", code="blocked")
         same = next((contact for contact in known if contact.key == key), None)
+        if self._agents.claims(sender):  # nobody else can be an agent of this node
+            if same is None:
+                tx.append(self._contact(sender, key, "conflict", source))
+            return "key_changed"
         if same is not None and same.state in ("pinned", "verified"):
             return ""
         if same is not None and same.state in ("conflict", "pending"):
@@ -141,7 +145,8 @@ class Contacts:
         fresh = []
         for signed in cards[:MAX_CARDS]:
             if self._store.view.execute(
-                "SELECT 1 FROM cards WHERE key=? AND signed=?", (signed_by(signed), signed)
+                "SELECT 1 FROM cards JOIN contacts USING(key, address) WHERE key=? AND signed=?",
+                (signed_by(signed), signed),
             ).fetchone():
                 continue
             try:
@@ -157,21 +162,28 @@ class Contacts:
     def take_card(
         self, tx: Transaction, signed: bytes, key: bytes, card: Card, node: bytes, source: str
     ) -> bool:
-        """Within a work: keep a card if it is newer than the one known (C1); whether it was."""
+        """Within a work: keep a card if it is newer than the one known (C1); whether it was.
+
+        Its key is pinned to its address, if that has none (N1): also when the card is not new
+        and the contact was removed since.
+        """
         if self._agents.of_key(key) is not None or card.mailbox != mailbox_of(key):
             return False
         row = tx.db.execute("SELECT number FROM cards WHERE key=?", (key,)).fetchone()
-        if row is not None and row[0] >= card.number:
+        if row is not None and row[0] > card.number:
             return False
-        if row is None and self._strangers(tx.db) >= MAX_STRANGERS:
-            return False
-        tx.append(CardSeen(signed, node, self._now()))
+        newer = row is None or row[0] < card.number
         known = known_at(tx.db, str(card.address))
-        if not any(contact.key == key for contact in known) and not card.withdrawn:
-            claimed = bool(known) or self._agents.at(card.address) is not None
+        stranger = not any(contact.key == key for contact in known)
+        if stranger and self._strangers(tx.db) >= MAX_STRANGERS:
+            return False
+        if newer:
+            tx.append(CardSeen(signed, node, self._now()))
+        if stranger and not card.withdrawn:
+            claimed = bool(known) or self._agents.claims(card.address)
             state = "conflict" if claimed else "seen"
             tx.append(self._contact(card.address, key, state, source))
-        return True
+        return newer
 
     def _strangers(self, db: Reader) -> int:
         row = db.execute("SELECT count(*) FROM contacts WHERE state IN ('seen','conflict')")
@@ -196,13 +208,12 @@ class Contacts:
         rows = self._store.view.execute(
             "SELECT DISTINCT address FROM contacts WHERE address LIKE ? ESCAPE '\\'"
             " AND state NOT IN ('conflict','pending')",
-            (name.replace("_", "\\_") + "@%",),
+            (_like(name),),
         ).fetchall()
         if len(rows) == 1:
             return self._at_address(Address.parse(rows[0][0]))
         if rows:
-            listed = ", ".join(sorted(row[0] for row in rows))
-            raise Refused(f"{text!r} may be {listed}", code="ambiguous", hint="write the address")
+            raise _ambiguous(text, [row[0] for row in rows])
         raise self._nobody(text)
 
     def _at_address(self, address: Address) -> Target:
@@ -245,20 +256,28 @@ class Contacts:
         if address:
             found = known_at(self._store.view, str(self._full(address)))
             if not found:
-                raise Refused(
-                    f"no contact {address}", code="contact_unknown", hint="amp contact list"
-                )
+                raise _no_contact(address)
             return found
         rows = self._store.view.execute("SELECT * FROM contacts ORDER BY address, since")
         return [_known(row) for row in rows.fetchall()]
 
     def _full(self, text: str) -> Address:
-        return Address.parse(text) if "@" in text else self.resolve(text).address
+        """The address of a contact, whatever its state; a name will do that only one has."""
+        if "@" in text:
+            return Address.parse(text)
+        sql = "SELECT DISTINCT address FROM contacts WHERE address LIKE ? ESCAPE '\\'"
+        found = [row[0] for row in self._store.view.execute(sql, (_like(check_name(text)),))]
+        if len(found) > 1:
+            raise _ambiguous(text, found)
+        if not found:
+            raise _no_contact(text)
+        return Address.parse(found[0])
 
     async def add(self, text: str) -> list[Known]:
         """Add the contact of a link; its key is verified, since the user got it from somewhere."""
         link = ContactLink.parse(text)
-        if self._agents.of_key(link.key) is not None:
+        check_public(link.key)
+        if self._agents.of_key(link.key) is not None or self._agents.claims(link.address):
             raise Invalid(f"{link.address} is an agent of this node")
         known = known_at(self._store.view, str(link.address))
         others = [c for c in known if c.key != link.key and c.state not in ("conflict", "pending")]
@@ -269,9 +288,14 @@ class Contacts:
                 hint=f"amp contact remove {link.address}, if you trust the new one",
             )
         uris = tuple(str(uri) for uri in (*link.relays, *link.nodes))
-        record = Contact(str(link.address), link.key, "verified", False, self._now(), "link", uris)
-        await self._store.write(lambda tx: tx.append(record))
-        return self.listed(str(link.address))
+        before = next((c for c in known if c.key == link.key), None)
+        chosen = Known(
+            str(link.address), link.key, "verified",
+            blocked=before is not None and before.blocked,
+            since=before.since if before else self._now(),
+            source="link", relays=uris, note=before.note if before else "",
+        )  # fmt: skip
+        return await self._settle(chosen, "verified")
 
     async def verify(self, address: str, said: str) -> list[Known]:
         """The user compared the fingerprint: the key that has it is verified."""
@@ -298,6 +322,13 @@ class Contacts:
         return await self._settle(waiting[0], "pinned")
 
     async def _settle(self, chosen: Known, state: str) -> list[Known]:
+        """The key of `chosen` is the one of its address from now on; its mail is let in."""
+        if self._agents.claims(Address.parse(chosen.address)):
+            raise Invalid(
+                f"{chosen.address} is an agent of this node: another key cannot be it",
+                hint=f"amp contact remove {chosen.address}",
+            )
+
         def work(tx: Transaction) -> None:
             for other in known_at(tx.db, chosen.address):
                 if other.key != chosen.key and other.state not in ("conflict", "pending"):
@@ -340,6 +371,20 @@ class Contacts:
             lambda tx: [tx.append(self._again(contact, state="removed")) for contact in known]
         )
         return known
+
+
+def _like(name: str) -> str:
+    """A pattern for the addresses of a name."""
+    return name.replace("_", "\\_") + "@%"
+
+
+def _ambiguous(text: str, addresses: list[str]) -> Refused:
+    listed = ", ".join(sorted(addresses))
+    return Refused(f"{text!r} may be {listed}", code="ambiguous", hint="write the address")
+
+
+def _no_contact(text: str) -> Refused:
+    return Refused(f"no contact {text}", code="contact_unknown", hint="amp contact list")
 
 
 def signed_by(signed: bytes) -> bytes:

@@ -10,21 +10,22 @@
   B4  A key that differs from the one known for an address is quarantined, never shown as that
       address's mail (contacts.py, N2).
   B5  What was sealed to a key that is gone is refused with the newer card.
-  B6  A receipt counts only if the key signed it that the message was addressed to.
+  B6  A receipt counts only if the key signed it that the message was addressed to (receipts.py).
 
-Not here: lists and marks (reading.py), what goes out (submission.py, transfer.py).
+Not here: lists (lists.py), marks (marks.py), what goes out (submission.py, transfer.py).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, next_number
 from ampd.core.receipts import note_receipt, receipt_for
 from ampd.core.safety import flags
 from ampd.crypto.keys import open1
-from ampd.model.card import CARD_CONTEXT, Card
+from ampd.model.card import CARD_CONTEXT, MAX_CARD, Card
 from ampd.model.errors import Invalid, Refused, StaleKey
 from ampd.model.message import (
     MESSAGE_CONTEXT,
@@ -74,8 +75,8 @@ class Mailbox:
         agent = self._agents.of_mailbox(envelope.mailbox)
         if agent is None:
             raise Refused("there is no such mailbox here", code="recipient_unknown")
-        if len(envelope.sealed) > 2 * self.message_bytes:
-            raise Refused(f"over {self.message_bytes} bytes", code="too_large")
+        if len(envelope.sealed) > 2 * (self.message_bytes + MAX_CARD):  # a letter and its padding
+            raise self._too_large()
         plain = agent.keys.open(envelope.sealed)
         if plain is None:
             raise StaleKey("sealed to a key that is gone", agent.signed_card)
@@ -100,25 +101,32 @@ class Mailbox:
 
     def _check(self, letter: Letter, agent: Agent) -> Opened:
         """Everything about a message that needs no memory (B1)."""
+        if len(letter.signed) > self.message_bytes:
+            raise self._too_large()
         key, payload = open1(letter.signed, MESSAGE_CONTEXT)
         message = Message.from_bytes(payload)
-        now = self._now()
         if all(to.key != agent.key for to in message.to):
             raise Refused("not addressed to this agent", code="forged")
-        if message.expires <= now:
-            raise Refused("it expired before it came", code="expired")
-        if message.expires > now + LONGEST_EXPIRY + AHEAD:
-            raise Refused("it would expire later than anything may", code="invalid")
-        if message.sent > now + AHEAD:
-            raise Refused("it is dated more than a day ahead", code="invalid")
+        for text in (message.payload, message.context):
+            if text is not None:
+                json_text.to_value(text)
         return Opened(message, letter.signed, key, _own_card(letter.card, key, message))
+
+    def _too_large(self) -> Refused:
+        return Refused(f"a message of more than {self.message_bytes} bytes", code="too_large")
 
     def _keep(self, tx: Transaction, agent: Agent, opened: Opened, node: bytes, via: str) -> int:
         """Within the store's work: judge and append; when it was (or had been) kept."""
         message, key = opened.message, opened.key
         before = held_at(tx, agent.key, key, message.id)
         if before:
-            return before  # B2
+            return before  # B2, also when it has expired since
+        if message.expires <= tx.now:
+            raise Refused("it expired before it came", code="expired")
+        if message.expires > tx.now + LONGEST_EXPIRY + AHEAD:
+            raise Refused("it would expire later than anything may", code="invalid")
+        if message.sent > tx.now + AHEAD:
+            raise Refused("it is dated more than a day ahead", code="invalid")
         if opened.card is not None:
             signed, card = opened.card
             self._contacts.take_card(tx, signed, key, card, node, via)
@@ -134,7 +142,7 @@ class Mailbox:
         receipt = Receipt.from_bytes(payload)
 
         def work(tx: Transaction) -> None:
-            note_receipt(tx, self._agents, agent.key, key, receipt, letter.signed, via)
+            note_receipt(tx, self._store, self._agents, agent.key, key, receipt, letter.signed, via)
 
         await self._store.write(work)
         return Delivery("delivered")

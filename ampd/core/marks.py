@@ -20,6 +20,7 @@ from ampd.model.message import id_text
 from ampd.storage.records import Deleted, Kept, Marked, State
 from ampd.storage.store import Store, Transaction
 
+_AT_ONCE: Final = 500  # marks in one work: each may sign and seal a receipt
 _SEEN_FOR: Final = 86_400_000  # a day longer than the message could be valid
 
 
@@ -32,18 +33,22 @@ class Marks:
         self._lists = lists
 
     async def set(self, agent: Agent, texts: Sequence[str], state: State) -> list[str]:
-        """Mark messages of the mailbox (V3); the ids that were marked."""
+        """Mark messages of the mailbox (W1-W3); the ids that were marked."""
         seqs = [self._lists.find(agent, text) for text in texts]
         return await self._set(agent, seqs, state)
 
     async def set_all(self, agent: Agent, state: State) -> list[str]:
-        """Mark everything in the inbox."""
+        """Mark everything in the inbox, some at a time, so that others get their turn."""
         rows = self._store.view.execute(
             "SELECT b.message FROM boxes b JOIN agents a ON a.id=b.agent"
             " WHERE a.key=? AND b.state<2 ORDER BY b.number",
             (agent.key,),
         ).fetchall()
-        return await self._set(agent, [row[0] for row in rows], state)
+        seqs = [row[0] for row in rows]
+        done = []
+        for start in range(0, len(seqs), _AT_ONCE):
+            done += await self._set(agent, seqs[start : start + _AT_ONCE], state)
+        return done
 
     async def shown(self, agent: Agent, messages: Sequence[Full]) -> None:
         """What was shown is read; its sender is told."""
@@ -84,7 +89,7 @@ class Marks:
         stage = "read" if state == State.READ else "acked"
         found = tx.db.execute(
             "SELECT m.sender_key, m.by, c.signed FROM messages m LEFT JOIN cards c"
-            " ON c.key=m.sender_key WHERE m.seq=?",
+            " ON c.key=m.sender_key AND c.withdrawn=0 WHERE m.seq=?",
             (seq,),
         ).fetchone()
         if found["by"] is not None:
@@ -102,14 +107,14 @@ class Marks:
             done = []
             for seq in seqs:
                 row = tx.db.execute(
-                    "SELECT id, sender_key, expires, by FROM messages WHERE seq=?", (seq,)
+                    "SELECT id, sender_key, expires FROM messages WHERE seq=?", (seq,)
                 ).fetchone()
                 if row is None:
                     continue
                 waiting = tx.db.execute(
-                    "SELECT 1 FROM outbox WHERE what='message' AND message=? AND by=?"
-                    " AND status='queued'",
-                    (row["id"], row["by"]),
+                    "SELECT 1 FROM outbox o JOIN agents a ON a.id=o.by WHERE o.what='message'"
+                    " AND o.message=? AND a.key=? AND o.status='queued'",
+                    (row["id"], agent.key),
                 ).fetchone()
                 if waiting:
                     raise Refused(

@@ -3,12 +3,14 @@
 G1  What fails comes back to its sender as a message of type "system", with the reason; nobody has
     to poll to learn of it (RFC 3464 is the same idea).
 G2  The node signs its notices with its own key, under the address ampd@DOMAIN.
+G3  What another node gave as its reason stands in a notice as foreign text, wrapped.
 """
 
 import json
 
 from ampd.core.agents import Agents
 from ampd.core.contacts import next_number
+from ampd.core.safety import wrap
 from ampd.crypto.keys import random_bytes
 from ampd.model.address import Address
 from ampd.model.message import MESSAGE_CONTEXT, Message, Recipient, id_text, new_id
@@ -16,6 +18,7 @@ from ampd.storage.records import Kept, State
 from ampd.storage.store import Transaction
 
 _VALID_FOR = 30 * 86_400_000
+_LONGEST_REASON = 500  # characters: a sentence or two
 _WORDS = {
     "failed": "was not delivered",
     "expired": "expired before it could be delivered",
@@ -32,8 +35,12 @@ def notify(  # one call site for each fact; all of them are needed to write the 
     recipient: str,
     event: str,
     reason: str = "",
+    said_by: str = "",
 ) -> None:
-    """Within a work: tell the local agent `sender` what became of its message (G1, G2)."""
+    """Within a work: tell the local agent `sender` what became of its message (G1-G3).
+
+    `said_by` is the node whose words `reason` are; "" if they are ours.
+    """
     agent = agents.of_key(sender)
     row = tx.db.execute(
         "SELECT m.subject, m.thread FROM messages m JOIN agents a ON a.id=m.by"
@@ -46,6 +53,11 @@ def notify(  # one call site for each fact; all of them are needed to write the 
     facts = {"event": event, "message": id_text(message), "recipient": recipient, "reason": reason}
     identifier = new_id(tx.now, random_bytes(10))
     number = next_number(tx, sender)
+    if said_by:
+        source = {"source": "node", "sender": said_by, "trust": "external"}
+        body = f"{what}. Its node says:\n" + wrap(reason[:_LONGEST_REASON], flags=(), **source)
+    else:
+        body = f"{what}: {reason}" if reason else f"{what}."
     notice = Message(
         id=identifier,
         sender=Address("ampd", agents.domain),
@@ -57,7 +69,7 @@ def notify(  # one call site for each fact; all of them are needed to write the 
         in_reply_to=message,
         type="system",
         subject=f"{event}: {row['subject']}"[:256],
-        body=f"{what}: {reason}" if reason else f"{what}.",
+        body=body,
         payload=json.dumps(facts, ensure_ascii=False),
     )
     signed = agents.node.sign1(MESSAGE_CONTEXT, notice.to_bytes())

@@ -2,7 +2,8 @@
 
   Q1  A receipt names the message by id and by the hash of its signed bytes, a stage and a time:
       delivered (on the recipient's disk), read (shown to it), acked (processed).
-  Q2  It counts only if the key signed it that the message was addressed to, and only once.
+  Q2  It counts only if the key signed it that the message was addressed to, for the bytes that
+      were sent, and only once.
   Q3  A sender that asked for it hears of "delivered" and "read" by a message, too (notices.py).
 
 On one node nothing travels: the marks are the receipts, and are signed when somebody asks.
@@ -16,8 +17,8 @@ from ampd.crypto.keys import open1, seal
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.message import RECEIPT_CONTEXT, Letter, Message, Receipt, digest
 from ampd.storage.index import read_payload
-from ampd.storage.records import Progress, Queued
-from ampd.storage.store import Transaction
+from ampd.storage.records import Kept, Progress, Queued
+from ampd.storage.store import Store, Transaction
 
 WORTH_A_NOTICE: Final = ("delivered", "read")
 VALID_FOR: Final = 30 * 86_400_000  # a receipt waits as long as a message may
@@ -31,6 +32,7 @@ def receipt_for(agent: Agent, message: Message, signed: bytes, stage: str, at: i
 
 def note_receipt(
     tx: Transaction,
+    store: Store,
     agents: Agents,
     agent: bytes,
     key: bytes,
@@ -40,13 +42,17 @@ def note_receipt(
 ) -> None:
     """Within a work: note what a recipient's key said of a message that an agent here sent (Q2)."""
     row = tx.db.execute(
-        "SELECT m.seq, d.recipient, d.via, d.address, m.receipt FROM messages m JOIN agents a ON a.id=m.by"
-        " JOIN deliveries d ON d.message=m.seq WHERE m.id=? AND a.key=? AND d.key=?",
+        "SELECT m.seq, d.recipient, d.via, d.address, m.receipt FROM messages m"
+        " JOIN agents a ON a.id=m.by JOIN deliveries d ON d.message=m.seq"
+        " WHERE m.id=? AND a.key=? AND d.key=?",
         (receipt.message, agent, key),
     ).fetchone()
     if row is None:
         return  # a message that was deleted, or never sent from here
     seq, place, known_via, address, wanted = row
+    record = store.payload_at(tx.db, seq)
+    if not isinstance(record, Kept) or receipt.digest != digest(record.signed):
+        return  # about other bytes than those that were sent
     known = tx.db.execute(
         "SELECT 1 FROM receipts WHERE message=? AND recipient=? AND stage=?",
         (seq, place, receipt.stage),

@@ -32,6 +32,7 @@ from ampd.model.message import (
 )
 from ampd.storage.records import Contact, Kept, Queued, State
 from ampd.storage.store import Store, Transaction
+from ampd.storage.view import Reader
 
 EXPIRES_AFTER: Final = 30 * 86_400_000
 LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
@@ -138,7 +139,10 @@ class Submission:
     def prepare(self, agent: Agent, draft: Draft) -> Callable[[Transaction], Sent]:
         """Check the draft and resolve its recipients; the work that sends it. Raises Refused."""
         self._check(draft)
-        targets = self._targets(draft.to)
+        if draft.key and self._repeated(self._store.view, agent, draft.key, self._now()):
+            targets = []  # whoever it was for then need not be known any more
+        else:
+            targets = self._targets(draft.to)
         identifier = new_id(self._now(), random_bytes(10))
         return lambda tx: self._submit(tx, agent, draft, targets, identifier)
 
@@ -158,7 +162,9 @@ class Submission:
             raise Invalid("a message lasts more than 0 seconds and at most 30 days")
         if not 0 < len(draft.type) <= 64 or len(draft.key) > _MAX_KEY:
             raise Invalid("a type has 1 to 64 characters, an idempotency key at most 200")
-        _no_surrogates(draft.subject, draft.text, draft.type, draft.payload, draft.context)
+        _no_surrogates(
+            draft.subject, draft.text, draft.type, draft.payload, draft.context, draft.key
+        )
 
     def _targets(self, to: Sequence[str]) -> list[Target]:
         targets: dict[bytes, Target] = {}
@@ -176,8 +182,10 @@ class Submission:
     def _submit(
         self, tx: Transaction, agent: Agent, draft: Draft, targets: list[Target], identifier: bytes
     ) -> Sent:
-        if draft.key and (before := self._repeated(tx, agent, draft.key)):
+        if draft.key and (before := self._repeated(tx.db, agent, draft.key, tx.now)):
             return before
+        targets = targets or self._targets(draft.to)
+        _check_here(tx, [agent.key, *(target.key for target in targets if target.local)])
         message = self._message(tx, agent, draft, targets, identifier)
         payload = message.to_bytes()
         signed = agent.keys.signing.sign1(MESSAGE_CONTEXT, payload)
@@ -256,15 +264,16 @@ class Submission:
             )  # fmt: skip
             _write_to(tx, target)
 
-    def _repeated(self, tx: Transaction, agent: Agent, key: str) -> Sent | None:
-        row = tx.db.execute(
+    def _repeated(self, db: Reader, agent: Agent, key: str, now: int) -> Sent | None:
+        """U4."""
+        row = db.execute(
             "SELECT m.seq, m.id, m.thread, i.at FROM idempotency i JOIN messages m"
             " ON m.seq=i.message JOIN agents a ON a.id=i.agent WHERE a.key=? AND i.key=?",
             (agent.key, key),
         ).fetchone()
-        if row is None or row["at"] + REPEAT_WITHIN < tx.now:
+        if row is None or row["at"] + REPEAT_WITHIN < now:
             return None
-        rows = tx.db.execute(
+        rows = db.execute(
             "SELECT address, status, via, error FROM deliveries WHERE message=? ORDER BY recipient",
             (row["seq"],),
         )
@@ -294,6 +303,14 @@ def _next_order(tx: Transaction, sender: bytes, recipient: bytes, epoch: bytes) 
         (sender, recipient, epoch),
     ).fetchone()
     return int(row[0]) + 1 if row else 1
+
+
+def _check_here(tx: Transaction, keys: Sequence[bytes]) -> None:
+    """Refused if an agent of this node was removed since it was looked up."""
+    for key in keys:
+        row = tx.db.execute("SELECT name, removed FROM agents WHERE key=?", (key,)).fetchone()
+        if row["removed"]:
+            raise Refused(f"{row['name']} was removed from this node", code="recipient_unknown")
 
 
 def _no_surrogates(*texts: str | None) -> None:

@@ -92,14 +92,19 @@ class Tracking:
         ).fetchone()
         return row
 
-    def deliveries(self, agent: Agent, text: str) -> tuple[str, str, list[DeliveryState]]:
-        """The id, the overall status and each recipient's state of a message that was sent."""
+    def _sent_message(self, agent: Agent, text: str) -> sqlite3.Row:
+        """The same of one that the agent sent; how it went is nobody else's business (V1)."""
         row = self._message(agent, text)
         if row["by_key"] != agent.key:
             raise Refused(
                 f"{id_text(row['id'])} was received, not sent, by {agent.address}",
                 code="message_unknown", hint="amp sent",
             )  # fmt: skip
+        return row
+
+    def deliveries(self, agent: Agent, text: str) -> tuple[str, str, list[DeliveryState]]:
+        """The id, the overall status and each recipient's state of a message that was sent."""
+        row = self._sent_message(agent, text)
         rows = self._store.view.execute(
             "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (row["seq"],)
         ).fetchall()
@@ -137,8 +142,8 @@ class Tracking:
         return int(row.fetchone()[0] or 0)
 
     def proofs(self, agent: Agent, text: str) -> list[Proof]:
-        """The signed receipts of a message; those of agents here are signed now (W2)."""
-        row = self._message(agent, text)
+        """The signed receipts of a message that was sent; those of agents here are signed now."""
+        row = self._sent_message(agent, text)
         found = [
             Proof(address, stage, at, signed)
             for address, stage, at, signed in self._store.view.execute(
@@ -177,7 +182,7 @@ class Tracking:
             waiting = self._sent_steps(row["seq"], steps)
         else:
             steps.append(Step(row["at"], here, "kept", f"came by {row['via']}, on disk"))
-        self._box_steps(row["seq"], agent, steps)
+        self._box_steps(row, agent, steps)
         return id_text(row["id"]), sorted(steps, key=lambda step: step.at), waiting
 
     def _sent_steps(self, seq: int, steps: list[Step]) -> str:
@@ -196,14 +201,14 @@ class Tracking:
                 waits.append(f"{state.address}: {why}")
         return "; ".join(waits)
 
-    def _box_steps(self, seq: int, agent: Agent, steps: list[Step]) -> None:
+    def _box_steps(self, message: sqlite3.Row, agent: Agent, steps: list[Step]) -> None:
         for row in self._store.view.execute(
             "SELECT b.* FROM boxes b JOIN agents a ON a.id=b.agent WHERE b.message=? AND a.key=?",
-            (seq, agent.key),
+            (message["seq"], agent.key),
         ):
             here = str(agent.address)
             if row["reason"]:
-                steps.append(Step(0, here, "quarantined", row["reason"]))
+                steps.append(Step(message["at"], here, "quarantined", row["reason"]))
             for column, what in (("read_at", "read"), ("acked_at", "acked")):
                 if row[column]:
                     steps.append(Step(row[column], here, what))

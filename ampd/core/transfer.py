@@ -6,8 +6,11 @@ D2  Letters for one node are offered in the order in which they were queued, sev
 D3  A node that is away is tried again when something changes (a session, a sighting, a network,
     a new letter), and otherwise after 1 s doubling to 5 min, with full jitter.
 D4  A refusal and an expiry go back to the sender as a message, with the reason.
-D5  A letter sealed to a stale key is sealed again to the newer card's, in its place.
-D6  "delivered" is written only with a receipt that the recipient's key signed.
+D5  A letter that was sealed before the newest card of its recipient came is sealed again to
+    that one when it is offered, and keeps its place; a refusal as stale brings such a card.
+D6  "delivered" is written only with a receipt that the recipient's key signed, for the bytes
+    that were sent; another one is not believed, and the letter stays.
+D7  What goes wrong with one letter, one node or this disk ends nothing else.
 """
 
 import logging
@@ -28,7 +31,7 @@ from ampd.core.whereabouts import Whereabouts
 from ampd.crypto.keys import open1, seal
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import AmpdError, Refused, StaleKey, StorageError, Unavailable
-from ampd.model.message import RECEIPT_CONTEXT, Delivery, Envelope, Letter, Receipt
+from ampd.model.message import RECEIPT_CONTEXT, Delivery, Envelope, Letter, Receipt, digest
 from ampd.storage.records import Dropped, Kept, Progress, Queued
 from ampd.storage.store import Store, Transaction
 
@@ -37,6 +40,10 @@ LONGEST_PAUSE: Final = 300.0
 AT_ONCE: Final = 64  # letters under way to one node: a session's window
 SWEEP_EVERY: Final = 15.0  # seconds between looks for what has expired
 _ROUNDS_OF_STALE: Final = 3  # a card that is stale as soon as it is shown is not believed forever
+
+_COLUMNS: Final = (
+    "o.item, o.what, o.message, o.recipient, a.key AS by, o.address, o.key, o.mailbox, o.expires"
+)
 
 log = logging.getLogger("ampd.transfer")
 
@@ -54,7 +61,6 @@ class Waiting:
     key: bytes
     mailbox: bytes
     expires: int
-    at: int
 
 
 @dataclass(slots=True)
@@ -62,6 +68,7 @@ class Attempts:
     """What is remembered of one destination, in memory only."""
 
     count: int = 0
+    in_a_row: int = 0  # since something changed: the exponent of the pause
     next_at: int = 0  # milliseconds; 0: as soon as something changes
     last_error: str = ""
 
@@ -86,7 +93,7 @@ class Transfer:
         self._whereabouts = whereabouts
         self._now = now
         self._rng = rng
-        self._busy: set[bytes] = set()
+        self._pauses: dict[bytes, trio.CancelScope | None] = {}  # of the nodes that are served
         self.attempts: dict[bytes, Attempts] = {}  # by node
         self._stale: dict[int, int] = {}
 
@@ -104,57 +111,78 @@ class Transfer:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
+            item = card = -1
             while True:
                 changed = self._store.changed("outbox")
-                for node in self._destinations():
-                    if node not in self._busy:
-                        self._busy.add(node)
-                        nursery.start_soon(self._serve, node)
+                try:
+                    item, card = self._look(nursery, item, card)
+                except StorageError as exc:
+                    log.warning("the outbox cannot be read now", extra={"why": str(exc)})
+                    await trio.sleep(FIRST_PAUSE)
+                    continue
                 await changed.wait()
 
-    def _destinations(self) -> set[bytes]:
-        """The nodes that something is queued for."""
-        keys = self._store.view.execute("SELECT DISTINCT key FROM outbox").fetchall()
-        found = set()
+    def _look(self, nursery: trio.Nursery, item: int, card: int) -> tuple[int, int]:
+        """Serve the nodes that letters after `item` are for; all, if there are other cards.
+
+        Answers how far it looked.
+        """
+        last_item, last_card = self._store.view.execute(
+            "SELECT coalesce(max(item),0), (SELECT coalesce(max(seq),0) FROM cards) FROM outbox"
+        ).fetchone()
+        after = item if last_card == card else -1
+        keys = self._store.view.execute("SELECT DISTINCT key FROM outbox WHERE item>?", (after,))
         for (key,) in keys:
             for route in routes(self._contacts.card(key), self._agents.node.public):
-                found.add(route.node)
-        return found
+                self._serve_soon(nursery, route.node)
+        return max(item, last_item), last_card
+
+    def _serve_soon(self, nursery: trio.Nursery, node: bytes) -> None:
+        if node not in self._pauses:
+            self._pauses[node] = None
+            nursery.start_soon(self._serve, node)
+        elif (pause := self._pauses[node]) is not None:
+            pause.cancel()  # a new letter: try again at once (D3)
 
     async def _serve(self, node: bytes) -> None:
         """Offer what is queued for one node, until nothing is."""
-        try:
-            tried = self.attempts.setdefault(node, Attempts())
-            while items := self._items(node):
-                generation = self._whereabouts.generation
-                if await self._offer_all(node, items, tried):
-                    tried.count, tried.next_at = 0, 0
-                else:
-                    await self._pause(tried, generation)
-            self.attempts.pop(node, None)
-        finally:
-            self._busy.discard(node)
+        tried = self.attempts.setdefault(node, Attempts())
+        while True:
+            generation = self._whereabouts.generation
+            try:
+                items = self._items(node)
+                if not items:
+                    break
+                done = await self._offer_all(node, items, tried)
+            except StorageError as exc:
+                tried.last_error, done = str(exc), False
+            if done:
+                tried.count, tried.in_a_row, tried.next_at = 0, 0, 0
+            else:
+                await self._pause(node, tried, generation)
+        del self._pauses[node], self.attempts[node]
 
     def _items(self, node: bytes) -> list[Waiting]:
         """The first letters for agents whose card names this node, in order (D2)."""
         rows = self._store.view.execute(
-            "SELECT o.item, o.what, o.message, o.recipient, a.key AS by, o.address, o.key,"
-            " o.mailbox, o.expires, o.at FROM outbox o JOIN agents a ON a.id=o.by"
+            f"SELECT {_COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
             " JOIN cards c ON c.key=o.key AND c.withdrawn=0 WHERE instr(c.signed, ?)"
-            " ORDER BY o.item LIMIT ?",
-            (node, AT_ONCE),
+            " AND o.expires>? ORDER BY o.item LIMIT ?",
+            (node, self._now(), AT_ONCE),
         ).fetchall()
         return [Waiting(*row) for row in rows]
 
-    async def _pause(self, tried: Attempts, generation: int) -> None:
+    async def _pause(self, node: bytes, tried: Attempts, generation: int) -> None:
         """D3."""
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.count, 20))
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.in_a_row, 20))
         pause = FIRST_PAUSE / 2 + self._rng.uniform(0, longest)
         tried.count += 1
+        tried.in_a_row += 1
         tried.next_at = self._now() + round(pause * 1000)
-        with trio.move_on_after(pause):
+        with trio.move_on_after(pause) as self._pauses[node]:
             await self._whereabouts.changed(generation)
-            tried.count = 0
+            tried.in_a_row = 0
+        self._pauses[node] = None
 
     async def _offer_all(self, node: bytes, items: list[Waiting], tried: Attempts) -> bool:
         """Whether every letter was answered, one way or the other."""
@@ -172,48 +200,102 @@ class Transfer:
         self, node: bytes, item: Waiting, tried: Attempts, answered: list[bool]
     ) -> None:
         try:
-            envelope = self._envelope(item)
+            answered.append(await self._answer(node, item))
+        except AmpdError as exc:  # not now: all that is for good was answered (D7)
+            if isinstance(exc, StorageError):
+                log.warning("a letter cannot be carried now", extra={"why": str(exc)})
+            tried.last_error = str(exc)
+            answered.append(False)
+
+    async def _answer(self, node: bytes, item: Waiting) -> bool:
+        """Offer one letter, and write down what became of it; False if it is to be offered again.
+
+        Raises Unavailable.
+        """
+        envelope = self._envelope(item)
+        try:
             delivery = await self._carrier.deliver(node, envelope)
-            await self._settle(item, delivery)
         except StaleKey as exc:
-            answered.append(await self._seal_again(item, exc, tried))
+            return await self._learn_newer(item, exc)
         except Refused as exc:
-            await self._give_up(item, "failed", str(exc))
-            answered.append(True)
-        except StorageError as exc:
-            log.warning("a letter cannot be carried now: %s", exc)
-            tried.last_error = str(exc)
-            answered.append(False)
-        except Unavailable as exc:
-            tried.last_error = str(exc)
-            answered.append(False)
-        else:
-            answered.append(True)
+            await self._give_up(item, "failed", str(exc), said_by=item.address)
+            return True
+        await self._settle(item, delivery)
+        return True
 
     def _envelope(self, item: Waiting) -> Envelope:
+        """The letter as it was sealed; sealed anew if there is a newer card (D5)."""
         record = self._store.payload(item.item)
         if not isinstance(record, Queued):
             raise StorageError("the outbox points to another record", hint="amp check --repair")
-        return Envelope(item.mailbox, item.expires, record.sealed)
+        newer = self._store.view.execute(
+            "SELECT signed FROM cards WHERE key=? AND seq>?", (item.key, item.item)
+        ).fetchone()
+        if newer is None or item.what == "receipt":
+            return Envelope(item.mailbox, item.expires, record.sealed)
+        card = Card.from_bytes(open1(newer[0], CARD_CONTEXT)[1])
+        kept, own_card = self._message(item)
+        letter = Letter("message", kept.signed, own_card).to_bytes()
+        return Envelope(card.mailbox, item.expires, seal(card.seal_to(self._now()), letter))
+
+    def _message(self, item: Waiting) -> tuple[Kept, bytes]:
+        """What a letter carries, as it was signed, and the card of its sender."""
+        row = self._store.view.execute(
+            "SELECT m.seq, a.card FROM messages m JOIN agents a ON a.id=m.by"
+            " WHERE m.id=? AND a.key=?",
+            (item.message, item.by),
+        ).fetchone()
+        record = self._store.payload(row[0]) if row else None
+        if not isinstance(record, Kept):
+            raise StorageError("a queued message is not here any more", hint="amp check --repair")
+        return record, row[1]
+
+    async def _learn_newer(self, item: Waiting, stale: StaleKey) -> bool:
+        """D5. Whether a card came that the letter can be sealed to at once."""
+        if item.what == "receipt":  # its words were not kept, and the reader lost little
+            await self._give_up(item, "failed", "sealed to a stale key")
+            return True
+        known = self._contacts.card(item.key)
+        await self._contacts.learn([stale.card], b"", "lan")
+        rounds = self._stale[item.item] = self._stale.get(item.item, 0) + 1
+        if self._contacts.card(item.key) == known or rounds > _ROUNDS_OF_STALE:
+            self._stale.pop(item.item)
+            raise Unavailable("the peer says its key is stale, and shows no card that helps")
+        return True
 
     async def _settle(self, item: Waiting, delivery: Delivery) -> None:
+        """D6."""
+        self._stale.pop(item.item, None)
         if item.what == "receipt":
             await self._store.write(lambda tx: tx.append(Dropped(item.item, tx.now)), urgent=True)
             return
-        key, payload = open1(delivery.receipt, RECEIPT_CONTEXT)
-        receipt = Receipt.from_bytes(payload)
-        if key != item.key or receipt.message != item.message:
-            raise Unavailable("the peer's receipt is not the recipient's: not believed")
+        key, receipt = self._believed(item, delivery.receipt)
 
         def work(tx: Transaction) -> None:
-            note_receipt(tx, self._agents, item.by, key, receipt, delivery.receipt, "direct")
+            note_receipt(
+                tx, self._store, self._agents, item.by, key, receipt, delivery.receipt, "direct"
+            )
             row = tx.db.execute("SELECT 1 FROM outbox WHERE item=?", (item.item,)).fetchone()
             if row is not None:
                 tx.append(Dropped(item.item, tx.now))
 
         await self._store.write(work, urgent=True)
 
-    async def _give_up(self, item: Waiting, status: str, reason: str) -> None:
+    def _believed(self, item: Waiting, signed: bytes) -> tuple[bytes, Receipt]:
+        """The key and the words of a receipt that is the recipient's; else Unavailable."""
+        try:
+            key, payload = open1(signed, RECEIPT_CONTEXT)
+            receipt = Receipt.from_bytes(payload)
+        except Refused as exc:
+            raise Unavailable(f"the peer's receipt is not believed: {exc}") from None
+        sent = digest(self._message(item)[0].signed)
+        if (key, receipt.message, receipt.digest) != (item.key, item.message, sent):
+            raise Unavailable("the peer's receipt is not the recipient's: not believed")
+        return key, receipt
+
+    async def _give_up(self, item: Waiting, status: str, reason: str, *, said_by: str = "") -> None:
+        """D4."""
+
         def work(tx: Transaction) -> None:
             row = tx.db.execute("SELECT 1 FROM outbox WHERE item=?", (item.item,)).fetchone()
             if row is None:
@@ -222,59 +304,26 @@ class Transfer:
                 tx.append(Dropped(item.item, tx.now))
                 return
             tx.append(Progress(item.message, item.by, item.recipient, status, "", tx.now, reason))
-            notify(tx, self._agents, item.by, item.message, item.address, status, reason)
+            notify(tx, self._agents, item.by, item.message, item.address, status, reason, said_by)
 
+        self._stale.pop(item.item, None)
         await self._store.write(work, urgent=True)
-
-    async def _seal_again(self, item: Waiting, stale: StaleKey, tried: Attempts) -> bool:
-        """D5. Whether the letter is on its way again."""
-        if item.what == "receipt":
-            await self._give_up(item, "failed", "sealed to a stale key")
-            return True
-        rounds = self._stale.pop(item.item, 0) + 1
-        try:
-            key, payload = open1(stale.card, CARD_CONTEXT)
-            card = Card.from_bytes(payload)
-            if key != item.key or rounds > _ROUNDS_OF_STALE:
-                raise Unavailable("the peer says its key is stale, and shows no card that helps")
-            await self._contacts.learn([stale.card], b"", "lan")
-            replacement = self._sealed_to(item, card)
-        except AmpdError as exc:
-            tried.last_error = str(exc)
-            return False
-        fresh = await self._store.write(lambda tx: tx.append(replacement))
-        self._stale[fresh] = rounds
-        return True
-
-    def _sealed_to(self, item: Waiting, card: Card) -> Queued:
-        row = self._store.view.execute(
-            "SELECT m.seq FROM messages m JOIN agents a ON a.id=m.by WHERE m.id=? AND a.key=?",
-            (item.message, item.by),
-        ).fetchone()
-        agent = self._agents.of_key(item.by)
-        record = self._store.payload(row[0]) if row else None
-        if agent is None or not isinstance(record, Kept):
-            raise Unavailable("what was sealed to a stale key is not here any more")
-        letter = Letter("message", record.signed, agent.signed_card).to_bytes()
-        return Queued(
-            item.what, item.message, item.recipient, item.by, item.address, item.key,
-            card.mailbox, item.expires, seal(card.seal_to(self._now()), letter), item.at, item.item,
-        )  # fmt: skip
 
     async def _sweep(self) -> None:
         """Expire what is past its time."""
         while True:
-            rows = self._store.view.execute(
-                "SELECT o.item, o.what, o.message, o.recipient, a.key AS by, o.address, o.key,"
-                " o.mailbox, o.expires, o.at FROM outbox o JOIN agents a ON a.id=o.by"
-                " WHERE o.expires<=? ORDER BY o.item LIMIT 1000",
-                (self._now(),),
-            ).fetchall()
-            for row in rows:
-                item = Waiting(*row)
-                reason = "no node of the recipient took it in time"
-                try:
+            try:
+                for item in self._expired():
+                    reason = "no node of the recipient took it in time"
                     await self._give_up(item, "expired", reason)
-                except StorageError as exc:
-                    log.warning("an expiry cannot be written now: %s", exc)
+            except StorageError as exc:
+                log.warning("an expiry cannot be written now", extra={"why": str(exc)})
             await trio.sleep(SWEEP_EVERY)
+
+    def _expired(self) -> list[Waiting]:
+        rows = self._store.view.execute(
+            f"SELECT {_COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
+            " WHERE o.expires<=? ORDER BY o.item LIMIT 1000",
+            (self._now(),),
+        ).fetchall()
+        return [Waiting(*row) for row in rows]

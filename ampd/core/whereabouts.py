@@ -2,9 +2,9 @@
 
 A sighting is a hint and never an identity: whoever is dialled must prove the node's key.
 
-  W1  At most MAX_SIGHTED nodes are kept that only mDNS knows; the one seen longest ago goes first.
-  W2  A node keeps at most MAX_ENDPOINTS endpoints, the newest first; static ones stay.
-  W3  Every change makes a new `generation` and wakes all who wait in `changed`.
+  H1  At most MAX_SIGHTED nodes are kept that only mDNS knows; the one seen longest ago goes first.
+  H2  A node keeps at most MAX_ENDPOINTS endpoints, the newest first; static ones stay.
+  H3  Every change makes a new `generation` and wakes all who wait in `changed`.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ class Whereabouts:
         self.generation = 0
 
     def sighted(self, node: bytes, endpoints: Iterable[Endpoint], found_by: str) -> None:
-        """`node` may be at `endpoints`; replaces what `found_by` said of it before (W1-W3)."""
+        """`node` may be at `endpoints`; replaces what `found_by` said of it before (H1-H3)."""
         place = self._places.setdefault(node, _Place())
         kept = {point: by for point, by in place.endpoints.items() if by != found_by}
         fresh = dict.fromkeys(list(endpoints)[:MAX_ENDPOINTS], found_by)

@@ -4,19 +4,22 @@ Field names and forms are those that scripts rely on; nothing is left out when i
 """
 
 import base64
-import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ampd.core import json_text
 from ampd.core.agents import Agent
+from ampd.core.checkup import CheckReport
 from ampd.core.contacts import Known
+from ampd.core.directory import Listed
 from ampd.core.lists import Listing, Summary
 from ampd.core.reading import Full
 from ampd.core.submission import Sent
 from ampd.core.tracking import DeliveryState, Proof, Step
 from ampd.edge.peer_state import PeerState
 from ampd.model.address import ContactLink, NodeUri, fingerprint, key_text
+from ampd.model.errors import Invalid
 
 Document = dict[str, Any]
 
@@ -115,12 +118,22 @@ def message(full: Full, *, raw: bool = False) -> Document:
     """One message of the `read` document."""
     return summary(full.summary) | {
         "body": full.body,
-        "payload": None if full.payload is None else json.loads(full.payload),
-        "context": None if full.context is None else json.loads(full.context),
+        "payload": _json(full.payload),
+        "context": _json(full.context),
         "content": full.body if raw else full.content,
         "via": full.summary.via,
         "signer": full.signer,
     }
+
+
+def _json(text: str | None) -> Any:
+    """The value of a JSON text; the text itself if it is none, so that it hides nothing else."""
+    if text is None:
+        return None
+    try:
+        return json_text.to_value(text)
+    except Invalid:
+        return text
 
 
 def delivery(identifier: str, status: str, states: Sequence[DeliveryState]) -> Document:
@@ -193,6 +206,45 @@ def _contact(known: Known) -> Document:
         "source": known.source,
         "relays": list(known.relays),
         "note": "; ".join(notes),
+    }
+
+
+def discovered(found: Sequence[Listed]) -> Document:
+    """The `discover` document."""
+    return {
+        "agents": [
+            {
+                "address": each.address,
+                "alias": each.alias,
+                "description": each.description,
+                "capabilities": list(each.capabilities),
+                "fingerprint": fingerprint(each.key),
+                "via": each.via,
+                "online": each.online,
+                "trust": each.trust,
+            }
+            for each in found
+        ]
+    }
+
+
+def checked(report: CheckReport) -> Document:
+    """The `check` document."""
+    return {
+        "ok": report.ok,
+        "records": report.records,
+        "messages": report.messages,
+        "damage": [
+            {
+                "segment": each.segment,
+                "offset": each.offset,
+                "bytes": each.size,
+                "ids": list(each.ids),
+                "reason": each.reason,
+            }
+            for each in report.damage
+        ],
+        "repaired": report.repaired,
     }
 
 

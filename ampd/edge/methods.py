@@ -5,12 +5,13 @@
   Y2  A caller on an agent's own socket changes nothing but that agent's mail.
   Y3  Every parameter is checked before anything is done; an unknown one is an error.
 
-Not here: connections and lines (local_socket.py), forms of documents (documents.py).
+Not here: connections and lines (connection.py), subscriptions (subscriptions.py), the address book
+(contact_methods.py), forms of documents (documents.py).
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -22,13 +23,13 @@ from ampd.core.directory import Directory
 from ampd.core.lists import Filter, Lists
 from ampd.core.marks import Marks
 from ampd.core.reading import Full, Reading
-from ampd.core.submission import Draft, Submission
+from ampd.core.submission import EXPIRES_AFTER, Draft, Submission
 from ampd.core.tracking import Tracking
 from ampd.edge import documents
+from ampd.edge.contact_methods import ContactMethods
 from ampd.edge.documents import Document
 from ampd.edge.params import Params
 from ampd.edge.peer_state import PeerState
-from ampd.model.address import fingerprint
 from ampd.model.errors import AmpdError, Invalid, Refused
 from ampd.model.message import id_from_text
 from ampd.protocol.local import PROTOCOL
@@ -113,15 +114,8 @@ class Methods:
             "message.wait": self._wait,
             "directory.list": self._discover,
             "peer.list": self._peers,
-            "contact.add": self._contact_add,
-            "contact.list": self._contact_list,
-            "contact.show": self._contact_show,
-            "contact.verify": self._contact_verify,
-            "contact.block": self._contact_block,
-            "contact.unblock": self._contact_unblock,
-            "contact.accept": self._contact_accept,
-            "contact.remove": self._contact_remove,
             "journal.check": self._check,
+            **ContactMethods(rooms.contacts).table,
         }
 
     # --- who ------------------------------------------------------------------------------
@@ -228,13 +222,13 @@ class Methods:
             context=params.json("context"),
             receipt=params.flag("receipt"),
             key=params.text("key"),
+            expires_in=EXPIRES_AFTER if expires is None else int(expires * 1000),
             **self._answering(agent, reply),
-            **({} if expires is None else {"expires_in": int(expires * 1000)}),
         )
         params.done()
         return draft
 
-    def _answering(self, agent: Agent, reply: str) -> dict[str, Any]:
+    def _answering(self, agent: Agent, reply: str) -> dict[str, bytes]:
         if not reply:
             return {}
         summary = self._rooms.lists.one(agent, self._rooms.lists.find(agent, reply))
@@ -369,22 +363,7 @@ class Methods:
         with trio.move_on_after(within):
             while within and not self._others(domain, capability):
                 await self._rooms.store.changed("contacts").wait()
-        found = self._rooms.directory.listed(domain, capability)
-        return {
-            "agents": [
-                {
-                    "address": each.address,
-                    "alias": each.alias,
-                    "description": each.description,
-                    "capabilities": list(each.capabilities),
-                    "fingerprint": fingerprint(each.key),
-                    "via": each.via,
-                    "online": each.online,
-                    "trust": each.trust,
-                }
-                for each in found
-            ]
-        }
+        return documents.discovered(self._rooms.directory.listed(domain, capability))
 
     def _others(self, domain: str, capability: str) -> bool:
         return any(e.via != "local" for e in self._rooms.directory.listed(domain, capability))
@@ -393,59 +372,7 @@ class Methods:
         params.done()
         return {"peers": [documents.peer(state) for state in self._rooms.peers()]}
 
-    async def _contact_add(self, _caller: Caller, params: Params) -> Document:
-        link = params.required("link")
-        params.done()
-        return documents.contacts(await self._rooms.contacts.add(link))
-
-    async def _contact_list(self, _caller: Caller, params: Params) -> Document:
-        params.done()
-        return documents.contacts(self._rooms.contacts.listed())
-
-    async def _contact_show(self, _caller: Caller, params: Params) -> Document:
-        address = params.required("address")
-        params.done()
-        return documents.contacts(self._rooms.contacts.listed(address))
-
-    async def _contact_verify(self, _caller: Caller, params: Params) -> Document:
-        address, said = params.required("address"), params.required("fingerprint")
-        params.done()
-        return documents.contacts(await self._rooms.contacts.verify(address, said))
-
-    async def _contact_block(self, _caller: Caller, params: Params) -> Document:
-        address = params.required("address")
-        params.done()
-        return documents.contacts(await self._rooms.contacts.block(address, blocked=True))
-
-    async def _contact_unblock(self, _caller: Caller, params: Params) -> Document:
-        address = params.required("address")
-        params.done()
-        return documents.contacts(await self._rooms.contacts.block(address, blocked=False))
-
-    async def _contact_accept(self, _caller: Caller, params: Params) -> Document:
-        address = params.required("address")
-        params.done()
-        return documents.contacts(await self._rooms.contacts.accept(address))
-
-    async def _contact_remove(self, _caller: Caller, params: Params) -> Document:
-        address = params.required("address")
-        params.done()
-        return documents.contacts(await self._rooms.contacts.remove(address))
-
     async def _check(self, _caller: Caller, params: Params) -> Document:
         repair = params.flag("repair")
         params.done()
-        report = await self._rooms.checkup.run(repair=repair)
-        return {
-            "ok": report.ok,
-            "records": report.records,
-            "messages": report.messages,
-            "damage": [
-                {
-                    "segment": each.segment, "offset": each.offset, "bytes": each.size,
-                    "ids": list(each.ids), "reason": each.reason,
-                }
-                for each in report.damage
-            ],
-            "repaired": report.repaired,
-        }  # fmt: skip
+        return documents.checked(await self._rooms.checkup.run(repair=repair))

@@ -4,9 +4,9 @@ JSON from a local program may hold anything: what is missing, of another type, o
 named in the error, and nothing was done.
 """
 
-import json
 from typing import Any
 
+from ampd.core import json_text
 from ampd.model.errors import Invalid
 
 
@@ -28,7 +28,7 @@ class Params:
             return None
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise Invalid(f"{name} must be {what}")
-        return value
+        return _sendable(value, name) if isinstance(value, str) else value
 
     def text(self, name: str, default: str = "") -> str:
         """A text; `default` where it is missing."""
@@ -51,10 +51,15 @@ class Params:
         """True or false; false where it is missing."""
         return bool(self._take(name, bool, "true or false"))
 
-    def integer(self, name: str, default: int) -> int:
-        """A whole number."""
+    def whole(self, name: str) -> int | None:
+        """A whole number, or None where it is missing."""
         value = self._take(name, int, "a whole number")
-        return default if value is None else int(value)
+        return None if value is None else int(value)
+
+    def integer(self, name: str, default: int) -> int:
+        """A whole number; `default` where it is missing."""
+        value = self.whole(name)
+        return default if value is None else value
 
     def seconds(self, name: str) -> float | None:
         """A duration in seconds, 0 or more; None where it is missing."""
@@ -72,7 +77,7 @@ class Params:
             value = [value]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise Invalid(f"{name} must be an array of texts")
-        return value
+        return [_sendable(item, name) for item in value]
 
     def messages(self, name: str = "ids") -> list[str]:
         """An array of ids or numbers of messages."""
@@ -93,7 +98,7 @@ class Params:
         value = self._left.pop(name, None)
         if value is None:
             return None
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return json_text.to_text(value)
 
     def done(self) -> None:
         """Every parameter was taken."""
@@ -104,4 +109,13 @@ class Params:
 def _one_message(value: object, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise Invalid(f"{name} must hold message ids")
-    return str(value)
+    return _sendable(str(value), name)
+
+
+def _sendable(text: str, name: str) -> str:
+    """`text` unless it has a lone surrogate: no UTF-8, no database and no signature can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid(f"{name} has a lone surrogate, which no UTF-8 can carry") from None
+    return text

@@ -98,6 +98,8 @@ def test_every_numbered_rule_has_a_test_of_its_name(module, rule):
 
 @each_module
 def test_no_code_catches_what_it_does_not_know(module):
+    if module == TOP / "ampd/edge/bugs.py":
+        return  # the one place: a bug in one method must not end everybody's daemon (P8)
     caught = [
         f"line {node.lineno}"
         for node in ast.walk(TREES[module])

@@ -1,0 +1,66 @@
+"""JSON that may travel: every program that reads JSON reads it, and all read the same.
+
+RFC 8259 in the stricter form of I-JSON (RFC 7493): finite numbers, no name twice in one object;
+and nested no deeper than MAX_DEPTH, so that no reader runs out of stack. Payloads and contexts are
+held to it when they are sent and when they arrive, requests of local programs when they are read.
+"""
+
+import json
+import math
+from typing import Any, Final
+
+from ampd.model.errors import Invalid
+
+MAX_DEPTH: Final = 100  # Python's own reader gives up near 1000, and sooner when called deep down
+
+
+def to_text(value: object) -> str:
+    """`value` as one JSON text without spare blanks, or Invalid."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise Invalid(f"not a JSON value: {exc}") from None
+    _check_depth(text, value, MAX_DEPTH)
+    return text
+
+
+def to_value(text: str, depth: int = MAX_DEPTH) -> Any:
+    """What a JSON text says, or Invalid."""
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_members, parse_float=_number, parse_constant=_number
+        )
+    except (ValueError, RecursionError) as exc:
+        raise Invalid(f"not JSON: {exc}") from None
+    _check_depth(text, value, depth)
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    return value
+
+
+def _check_depth(text: str, value: object, depth: int) -> None:
+    if text.count("[") + text.count("{") <= depth:
+        return
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise Invalid(f"JSON that is nested deeper than {depth}")

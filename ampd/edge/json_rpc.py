@@ -1,0 +1,75 @@
+"""JSON-RPC 2.0, without I/O: lines in, requests out; results in, answers out.
+
+https://www.jsonrpc.org/specification; the JSON itself is held to core/json_text.py. Not here: what
+a connection does with a request (connection.py), what a method does (methods.py).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ampd.core import json_text
+from ampd.model.errors import AmpdError, Invalid
+from ampd.protocol.local import APPLICATION_ERROR, INVALID_PARAMS, INVALID_REQUEST
+
+Answer = dict[str, Any]
+
+_DEPTH: Final = json_text.MAX_DEPTH + 4  # a payload at its limit, in a request, in a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, or notification, whose form is right."""
+
+    id: object
+    method: str
+    params: object
+    is_notification: bool
+
+
+def read(line: bytes | bytearray) -> Any:
+    """The document on one line, or Invalid."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise Invalid(f"not JSON: {exc.reason} at byte {exc.start}") from None
+    return json_text.to_value(text, _DEPTH)
+
+
+def checked(document: object) -> Request | Answer:
+    """The request that a document is, or the error to answer (section 4)."""
+    if not isinstance(document, dict):
+        return error(None, INVALID_REQUEST, "a request must be an object")
+    identifier = document.get("id")
+    if isinstance(identifier, dict | list | bool):
+        return error(None, INVALID_REQUEST, "an id must be a number, a text or null")
+    method, params = document.get("method"), document.get("params")
+    if document.get("jsonrpc") != "2.0" or not isinstance(method, str):
+        return error(identifier, INVALID_REQUEST, 'a request has "jsonrpc": "2.0" and a method')
+    if not isinstance(params, dict | list | None):
+        return error(identifier, INVALID_REQUEST, "params must be an object")
+    return Request(identifier, method, params, "id" not in document)
+
+
+def result(identifier: object, value: object) -> Answer:
+    """The answer to a request that was carried out (section 5)."""
+    return {"jsonrpc": "2.0", "id": identifier, "result": value}
+
+
+def notification(method: str, params: object) -> Answer:
+    """What nobody answers (section 4.1)."""
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+def error(identifier: object, code: int, text: str, data: Answer | None = None) -> Answer:
+    """The answer to a request that was not (section 5.1)."""
+    body: Answer = {"code": code, "message": text}
+    if data:
+        body["data"] = data
+    return {"jsonrpc": "2.0", "id": identifier, "error": body}
+
+
+def application_error(identifier: object, exc: AmpdError) -> Answer:
+    """What the core said, with its code and its hint."""
+    data = {"code": exc.code} | ({"hint": exc.hint} if exc.hint else {})
+    code = INVALID_PARAMS if isinstance(exc, Invalid) and exc.code == "invalid" else None
+    return error(identifier, code or APPLICATION_ERROR, str(exc), data)
