@@ -3,13 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
 import ampd
 from ampd import config, logs
-from ampd.daemon import Daemon
 from ampd.model.errors import CODES, AmpdError
 
 
@@ -18,7 +17,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="ampd",
         description="A local-first peer daemon with a durable mailbox for AI agents. Runs in the "
-        "foreground; `amp daemon start` runs it in the background.",
+        "foreground; `amp daemon start` runs it in the background. `ampd relay --help` is about "
+        "keeping mail for others.",
     )
     made.add_argument("--home", metavar="DIR", help="data, config and sockets in one folder")
     made.add_argument("--config", metavar="FILE", help="read FILE instead of config.toml")
@@ -30,8 +30,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon until it is stopped; the exit code."""
-    flags = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     os.umask(0o077)  # whatever is made from here on is this user's alone
+    if words[:1] == ["relay"]:
+        from ampd import relay_daemon
+
+        return attempt(lambda: relay_daemon.main(words[1:]))
+    flags = parser().parse_args(words)
 
     def load() -> config.Config:
         return config.load(
@@ -42,17 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_format=flags.log_format,
         )
 
-    try:
+    def serve() -> None:
         settings = load()
         logs.configure(settings.log.level, settings.log.format, os.environ, sys.stderr)
+        from ampd.daemon import Daemon
+
         trio.run(Daemon(settings, load).run)
+
+    return attempt(serve)
+
+
+def attempt(run: Callable[[], None]) -> int:
+    """Run it; say what went wrong; the exit code."""
+    try:
+        run()
     except AmpdError as exc:
         return complain(exc)
     except BaseExceptionGroup as group:
         told = group.subgroup(AmpdError)
-        if told is None or group.subgroup(
-            lambda exc: not isinstance(exc, (AmpdError, BaseExceptionGroup))
-        ):
+        if told is None or group.split(AmpdError)[1] is not None:
             raise
         return complain(first_of(told))
     return 0

@@ -14,7 +14,6 @@ import random
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -22,11 +21,13 @@ from typing import Final
 import trio
 
 from ampd import logs
+from ampd.clock import wall_clock
 from ampd.config import Config, make_folders
 from ampd.core.agents import Agents
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
+from ampd.core.letters import Letters
 from ampd.core.lists import Lists
 from ampd.core.mailbox import Mailbox
 from ampd.core.marks import Marks
@@ -56,11 +57,6 @@ NEIGHBOURS_WITHIN: Final = 3.0  # seconds after the start in which mDNS finds wh
 RENEW_EVERY: Final = 3600.0  # seconds between looks for keys that are due
 
 log = logging.getLogger("ampd")
-
-
-def wall_clock() -> int:
-    """Milliseconds since 1970 in UTC."""
-    return time.time_ns() // 1_000_000
 
 
 class HomeTakenError(Unavailable):
@@ -169,6 +165,7 @@ class Daemon:
             store,
             agents,
             contacts,
+            Letters(store, wall_clock),
             peers,
             whereabouts,
             wall_clock,

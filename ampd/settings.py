@@ -61,7 +61,7 @@ def _node_domain(text: str) -> str:
     return _domain(text) if text else default_domain(socket.gethostname())
 
 
-def _endpoint(text: str) -> Endpoint | None:
+def read_endpoint(text: str) -> Endpoint | None:
     """`HOST:PORT` or `[IPv6]:PORT`; None for "": off."""
     if not text:
         return None
@@ -148,7 +148,7 @@ class Node:
 class Peer:
     """Sessions with other nodes."""
 
-    listen: Endpoint | None = _setting("0.0.0.0:4160", _endpoint)
+    listen: Endpoint | None = _setting("0.0.0.0:4160", read_endpoint)
     static: tuple[NodeUri, ...] = _setting([], _nodes)
 
 
@@ -178,7 +178,7 @@ class Policy:
 class Gateway:
     """The HTTP interfaces for AMP and AMTP."""
 
-    listen: Endpoint | None = _setting("", _endpoint)
+    listen: Endpoint | None = _setting("", read_endpoint)
     amp_domain: str = _setting("aimaestro.local", _domain)
     amtp_domain: str = _setting("localhost", _domain)
     admin_keys: Path | None = _setting("", _file)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
+from ampd.core.letters import Attempts
 from ampd.core.lists import Lists
 from ampd.core.receipts import receipt_for
 from ampd.core.submission import overall
-from ampd.core.transfer import Attempts
 from ampd.model.errors import Refused
 from ampd.model.message import Message, id_text
 from ampd.storage.index import read_payload

@@ -16,23 +16,22 @@ D7  What goes wrong with one letter, one node or this disk ends nothing else.
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from ampd.core.agents import Agents
 from ampd.core.contacts import Contacts
+from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
 from ampd.core.notices import notify
 from ampd.core.ports import Carrier
 from ampd.core.receipts import note_receipt
 from ampd.core.routing import routes
 from ampd.core.whereabouts import Whereabouts
-from ampd.crypto.keys import open1, seal
-from ampd.model.card import CARD_CONTEXT, Card
+from ampd.crypto.keys import open1
 from ampd.model.errors import AmpdError, Refused, StaleKey, StorageError, Unavailable
-from ampd.model.message import RECEIPT_CONTEXT, Delivery, Envelope, Letter, Receipt, digest
-from ampd.storage.records import Dropped, Kept, Progress, Queued
+from ampd.model.message import RECEIPT_CONTEXT, Delivery, Receipt, digest
+from ampd.storage.records import Dropped, Progress
 from ampd.storage.store import Store, Transaction
 
 FIRST_PAUSE: Final = 1.0  # seconds
@@ -41,36 +40,7 @@ AT_ONCE: Final = 64  # letters under way to one node: a session's window
 SWEEP_EVERY: Final = 15.0  # seconds between looks for what has expired
 _ROUNDS_OF_STALE: Final = 3  # a card that is stale as soon as it is shown is not believed forever
 
-_COLUMNS: Final = (
-    "o.item, o.what, o.message, o.recipient, a.key AS by, o.address, o.key, o.mailbox, o.expires"
-)
-
 log = logging.getLogger("ampd.transfer")
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One row of the outbox."""
-
-    item: int
-    what: str
-    message: bytes
-    recipient: int
-    by: bytes
-    address: str
-    key: bytes
-    mailbox: bytes
-    expires: int
-
-
-@dataclass(slots=True)
-class Attempts:
-    """What is remembered of one destination, in memory only."""
-
-    count: int = 0
-    in_a_row: int = 0  # since something changed: the exponent of the pause
-    next_at: int = 0  # milliseconds; 0: as soon as something changes
-    last_error: str = ""
 
 
 class Transfer:
@@ -81,6 +51,7 @@ class Transfer:
         store: Store,
         agents: Agents,
         contacts: Contacts,
+        letters: Letters,
         carrier: Carrier,
         whereabouts: Whereabouts,
         now: Callable[[], int],
@@ -89,6 +60,7 @@ class Transfer:
         self._store = store
         self._agents = agents
         self._contacts = contacts
+        self._letters = letters
         self._carrier = carrier
         self._whereabouts = whereabouts
         self._now = now
@@ -165,7 +137,7 @@ class Transfer:
     def _items(self, node: bytes) -> list[Waiting]:
         """The first letters for agents whose card names this node, in order (D2)."""
         rows = self._store.view.execute(
-            f"SELECT {_COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
+            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
             " JOIN cards c ON c.key=o.key AND c.withdrawn=0 WHERE instr(c.signed, ?)"
             " AND o.expires>? ORDER BY o.item LIMIT ?",
             (node, self._now(), AT_ONCE),
@@ -212,7 +184,7 @@ class Transfer:
 
         Raises Unavailable.
         """
-        envelope = self._envelope(item)
+        envelope = self._letters.envelope(item)
         try:
             delivery = await self._carrier.deliver(node, envelope)
         except StaleKey as exc:
@@ -222,33 +194,6 @@ class Transfer:
             return True
         await self._settle(item, delivery)
         return True
-
-    def _envelope(self, item: Waiting) -> Envelope:
-        """The letter as it was sealed; sealed anew if there is a newer card (D5)."""
-        record = self._store.payload(item.item)
-        if not isinstance(record, Queued):
-            raise StorageError("the outbox points to another record", hint="amp check --repair")
-        newer = self._store.view.execute(
-            "SELECT signed FROM cards WHERE key=? AND seq>?", (item.key, item.item)
-        ).fetchone()
-        if newer is None or item.what == "receipt":
-            return Envelope(item.mailbox, item.expires, record.sealed)
-        card = Card.from_bytes(open1(newer[0], CARD_CONTEXT)[1])
-        kept, own_card = self._message(item)
-        letter = Letter("message", kept.signed, own_card).to_bytes()
-        return Envelope(card.mailbox, item.expires, seal(card.seal_to(self._now()), letter))
-
-    def _message(self, item: Waiting) -> tuple[Kept, bytes]:
-        """What a letter carries, as it was signed, and the card of its sender."""
-        row = self._store.view.execute(
-            "SELECT m.seq, a.card FROM messages m JOIN agents a ON a.id=m.by"
-            " WHERE m.id=? AND a.key=?",
-            (item.message, item.by),
-        ).fetchone()
-        record = self._store.payload(row[0]) if row else None
-        if not isinstance(record, Kept):
-            raise StorageError("a queued message is not here any more", hint="amp check --repair")
-        return record, row[1]
 
     async def _learn_newer(self, item: Waiting, stale: StaleKey) -> bool:
         """D5. Whether a card came that the letter can be sealed to at once."""
@@ -288,7 +233,7 @@ class Transfer:
             receipt = Receipt.from_bytes(payload)
         except Refused as exc:
             raise Unavailable(f"the peer's receipt is not believed: {exc}") from None
-        sent = digest(self._message(item)[0].signed)
+        sent = digest(self._letters.message(item)[0].signed)
         if (key, receipt.message, receipt.digest) != (item.key, item.message, sent):
             raise Unavailable("the peer's receipt is not the recipient's: not believed")
         return key, receipt
@@ -322,7 +267,7 @@ class Transfer:
 
     def _expired(self) -> list[Waiting]:
         rows = self._store.view.execute(
-            f"SELECT {_COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
+            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
             " WHERE o.expires<=? ORDER BY o.item LIMIT 1000",
             (self._now(),),
         ).fetchall()

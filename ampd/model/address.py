@@ -4,6 +4,7 @@
     key          52 characters of lower-case base32 without padding (RFC 4648, section 6)
     fingerprint  SHA256: + base64 without padding of the SHA-256 of the raw public key
     node URI     amp://KEY@HOST:PORT    where a node or a relay listens
+    relay URI    amp://KEY@HOST:PORT?invite=TOKEN, the invitation if there is one
     contact link amp://KEY/alice@laptop.local?relay=amp://KEY@HOST:PORT
 
 An address is a name; an identity is a key. Everything is kept in lower case, and ASCII: parse()
@@ -145,6 +146,37 @@ def _host(text: str) -> str:
     if percent and not _ZONE.fullmatch(zone):
         raise Invalid(f"{text!r} has a zone that is no interface name")
     return host.compressed + percent + zone
+
+
+@dataclass(frozen=True, slots=True)
+class RelayUri:
+    """A relay, with the invitation to it: `amp://KEY@HOST:PORT?invite=TOKEN`."""
+
+    node: NodeUri
+    token: bytes = b""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The relay URI that `text` is, or Invalid."""
+        place, mark, query = text.strip().partition("?")
+        name, equals, value = query.partition("=")
+        if mark and (name != "invite" or not equals):
+            raise Invalid("not a relay URI", hint="write it as `ampd relay invite` printed it")
+        return cls(NodeUri.parse(place), _token(value) if mark else b"")
+
+    def __str__(self) -> str:
+        token = base64.b32encode(self.token).decode("ascii").rstrip("=").lower()
+        return f"{self.node}?invite={token}" if token else str(self.node)
+
+
+def _token(text: str) -> bytes:
+    try:
+        token = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+    except ValueError:
+        token = b""
+    if len(token) != 16:
+        raise Invalid("the invitation in a relay URI is damaged", hint="copy it again, whole")
+    return token
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,77 @@
+"""The outbox's rows as what they stand for: letters that wait, and the envelopes they go in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ampd.crypto.keys import open1, seal
+from ampd.model.card import CARD_CONTEXT, Card
+from ampd.model.errors import StorageError
+from ampd.model.message import Envelope, Letter
+from ampd.storage.records import Kept, Queued
+from ampd.storage.store import Store
+
+# What makes a Waiting, for any query that has the outbox as o and the agents as a.
+COLUMNS: Final = (
+    "o.item, o.what, o.message, o.recipient, a.key AS by, o.address, o.key, o.mailbox, o.expires"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One row of the outbox."""
+
+    item: int
+    what: str
+    message: bytes
+    recipient: int
+    by: bytes
+    address: str
+    key: bytes
+    mailbox: bytes
+    expires: int
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What is remembered of one destination, in memory only."""
+
+    count: int = 0
+    in_a_row: int = 0  # since something changed: the exponent of the pause
+    next_at: int = 0  # milliseconds; 0: as soon as something changes
+    last_error: str = ""
+
+
+class Letters:
+    """Takes letters out of the journal."""
+
+    def __init__(self, store: Store, now: Callable[[], int]) -> None:
+        self._store = store
+        self._now = now
+
+    def envelope(self, item: Waiting) -> Envelope:
+        """The letter as it was sealed; sealed anew if there is a newer card (transfer.py, D5)."""
+        record = self._store.payload(item.item)
+        if not isinstance(record, Queued):
+            raise StorageError("the outbox points to another record", hint="amp check --repair")
+        newer = self._store.view.execute(
+            "SELECT signed FROM cards WHERE key=? AND seq>?", (item.key, item.item)
+        ).fetchone()
+        if newer is None or item.what == "receipt":
+            return Envelope(item.mailbox, item.expires, record.sealed)
+        card = Card.from_bytes(open1(newer[0], CARD_CONTEXT)[1])
+        kept, own_card = self.message(item)
+        letter = Letter("message", kept.signed, own_card).to_bytes()
+        return Envelope(card.mailbox, item.expires, seal(card.seal_to(self._now()), letter))
+
+    def message(self, item: Waiting) -> tuple[Kept, bytes]:
+        """What a letter carries, as it was signed, and the card of its sender."""
+        row = self._store.view.execute(
+            "SELECT m.seq, a.card FROM messages m JOIN agents a ON a.id=m.by"
+            " WHERE m.id=? AND a.key=?",
+            (item.message, item.by),
+        ).fetchone()
+        record = self._store.payload(row[0]) if row else None
+        if not isinstance(record, Kept):
+            raise StorageError("a queued message is not here any more", hint="amp check --repair")
+        return record, row[1]

@@ -1,0 +1,291 @@
+"""`ampd relay`: the same program with other rooms lit.
+
+    keys > relay store > relay door > peer sessions > metrics
+
+A relay keeps its key in `keys/relay.key` of its home, and nothing else but what its store keeps. It
+listens and never calls; several relays may share one NATS JetStream cluster.
+"""
+
+import argparse
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from ampd import config, logs
+from ampd.clock import wall_clock
+from ampd.core.relay import Allowance, RelayDoor
+from ampd.core.whereabouts import Whereabouts
+from ampd.crypto.keyfiles import make_folder, node_key, remove_leftovers
+from ampd.crypto.keys import SigningKey, random_bytes
+from ampd.edge.metrics import Metrics
+from ampd.edge.peer_state import LocalNode
+from ampd.edge.peer_tcp import PeerTcp
+from ampd.model.address import NodeUri, RelayUri, key_from_text
+from ampd.model.errors import Invalid
+from ampd.model.message import digest
+from ampd.settings import read_endpoint
+from ampd.storage.relay_store.port import RelayStore
+from ampd.storage.relay_store.sqlite import SqliteRelayStore
+from ampd.systemd import Manager
+
+DEFAULT_LISTEN: Final = "0.0.0.0:4161"
+DRAIN_WITHIN: Final = 2.0  # seconds for what was begun to be answered
+INVITED_FOR: Final = 7 * 86_400_000  # milliseconds
+
+log = logging.getLogger("ampd.relay")
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """What the command line of `ampd relay` said, checked."""
+
+    paths: config.Paths
+    listen: tuple[str, int]
+    store: str
+    members: Path | None
+    everybody: bool
+    metrics: tuple[str, int] | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `ampd relay`."""
+    made = argparse.ArgumentParser(
+        prog="ampd relay",
+        description="Keep sealed mail for nodes that are away, until they collect it. Without "
+        "--open or --members, only nodes with an invitation may use it.",
+    )
+    made.add_argument("action", nargs="?", choices=["invite"], help="print an invitation, and exit")
+    made.add_argument("--home", metavar="DIR", help="the relay's key and store in one folder")
+    made.add_argument("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN)
+    made.add_argument(
+        "--store", metavar="STORE", default="", help="sqlite:PATH or nats://HOST:PORT,HOST:PORT"
+    )
+    made.add_argument("--members", metavar="FILE", help="node keys that may use it, one a line")
+    made.add_argument("--open", action="store_true", help="everybody may use it")
+    made.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus, /healthz, /readyz")
+    made.add_argument("--uses", type=int, default=1, help="how many nodes an invitation lets in")
+    made.add_argument("--show-uri", action="store_true", help="print amp://KEY@HOST:PORT, and exit")
+    made.add_argument("--count", action="store_true", help="print how many messages are held")
+    made.add_argument("--log-level", metavar="LEVEL", default="info")
+    made.add_argument("--log-format", metavar="FORM", default="auto")
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Run a relay, or do the one thing that was asked for. Raises AmpdError."""
+    flags = parser().parse_args(arguments)
+    settings = _settings(flags)
+    logs.configure(flags.log_level, flags.log_format, os.environ, sys.stderr)
+    keys = settings.paths.data / "keys"
+    make_folder(settings.paths.data)
+    make_folder(keys)
+    key = node_key(keys / "relay.key")
+    if flags.show_uri:
+        sys.stdout.write(f"{uri_of(key, settings.listen)}\n")
+    elif flags.count:
+        sys.stdout.write(f"{trio.run(_count, settings)}\n")
+    elif flags.action == "invite":
+        sys.stdout.write(f"{trio.run(_invite, settings, key, flags.uses)}\n")
+    else:
+        remove_leftovers(keys)
+        trio.run(Relay(settings, key, Manager(os.environ)).run)
+
+
+def _settings(flags: argparse.Namespace) -> RelaySettings:
+    paths = config.find_paths(flags.home, None, os.environ)
+    listen = _endpoint(flags.listen, "--listen")
+    metrics = _endpoint(flags.metrics, "--metrics") if flags.metrics else None
+    if listen is None:
+        raise Invalid("--listen: a relay must listen somewhere", hint="--listen 0.0.0.0:4161")
+    return RelaySettings(
+        paths,
+        listen,
+        flags.store or f"sqlite:{paths.data / 'relay.sqlite'}",
+        Path(flags.members) if flags.members else None,
+        flags.open,
+        metrics,
+    )
+
+
+def _endpoint(text: str, flag: str) -> tuple[str, int] | None:
+    try:
+        return read_endpoint(text)
+    except Invalid as exc:
+        raise Invalid(f"{flag}: {exc}", hint=exc.hint) from None
+
+
+@asynccontextmanager
+async def open_store(text: str, now: Callable[[], int]) -> AsyncIterator[RelayStore]:
+    """The store that `sqlite:PATH` or `nats://HOST:PORT,...` names, running."""
+    store = choose_store(text, now)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        try:
+            yield store
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def choose_store(text: str, now: Callable[[], int]) -> RelayStore:
+    """The store that is meant, not yet open; Invalid if it is none."""
+    kind, _, place = text.partition(":")
+    if kind == "sqlite" and place:
+        return SqliteRelayStore(Path(place), now)
+    if kind == "nats" and place.startswith("//"):
+        from ampd.storage.relay_store.jetstream import JetStreamRelayStore
+
+        servers = [f"nats://{server}" for server in place[2:].split(",")]
+        return JetStreamRelayStore(servers, now)
+    raise Invalid(
+        f"--store: {text!r} is no store", hint="use sqlite:PATH or nats://HOST:PORT,HOST:PORT"
+    )
+
+
+def uri_of(key: SigningKey, listen: tuple[str, int]) -> NodeUri:
+    """Where others reach this relay: as it listens, or by this host's name if it is everywhere."""
+    host, port = listen
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = socket.gethostname().lower()
+    return NodeUri(key.public, host, port)
+
+
+def read_members(path: Path | None) -> frozenset[bytes]:
+    """The node keys in a file, one a line, `#` before a comment."""
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Invalid(f"--members: {path} cannot be read: {exc}") from None
+    found = set()
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        try:
+            if text:
+                found.add(key_from_text(text))
+        except Invalid as exc:
+            raise Invalid(f"{path}:{number}: {exc}", hint=exc.hint) from None
+    return frozenset(found)
+
+
+async def _count(settings: RelaySettings) -> int:
+    async with open_store(settings.store, wall_clock) as store:
+        return await store.count()
+
+
+async def _invite(settings: RelaySettings, key: SigningKey, uses: int) -> str:
+    if uses < 1:
+        raise Invalid("--uses: 1 or more")
+    token = random_bytes(16)
+    async with open_store(settings.store, wall_clock) as store:
+        await store.add_invitation(digest(token), wall_clock() + INVITED_FOR, uses)
+    return str(RelayUri(uri_of(key, settings.listen), token))
+
+
+class Relay:
+    """One running relay."""
+
+    def __init__(self, settings: RelaySettings, key: SigningKey, manager: Manager) -> None:
+        self._settings = settings
+        self._key = key
+        self._manager = manager
+        self._scope = trio.CancelScope()
+        self._why_not_ready = "starting"
+        self._held = 0
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        settings = self._settings
+        async with open_store(settings.store, wall_clock) as store:
+            door = RelayDoor(
+                store,
+                wall_clock,
+                random.Random(),  # noqa: S311
+                Allowance(settings.everybody, read_members(settings.members)),
+            )
+            listen = _text(settings.listen)
+            me = LocalNode(self._key, "relay", self._key.public[:8], listen)
+            peers = PeerTcp(me, Whereabouts(), door, wall_clock, random.Random())  # noqa: S311
+            metrics = self._metrics(door, peers)
+            try:
+                with self._scope:
+                    await self._live(store, door, peers)
+            finally:
+                if metrics is not None:
+                    metrics.stop()
+
+    async def _live(self, store: RelayStore, door: RelayDoor, peers: PeerTcp) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._signals, door)
+            await nursery.start(door.run, peers)
+            port = await nursery.start(peers.serve)
+            nursery.start_soon(self._count_now_and_then, store)
+            self._why_not_ready = ""
+            self._manager.ready("serving")
+            log.info(
+                "ready",
+                extra={
+                    "uri": str(uri_of(self._key, (self._settings.listen[0], port))),
+                    "store": self._settings.store,
+                    "pid": os.getpid(),
+                },
+            )
+
+    async def _signals(self, door: RelayDoor) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    try:
+                        nodes = read_members(self._settings.members)
+                    except Invalid as exc:
+                        log.warning("the members stay as they were", extra={"why": str(exc)})
+                    else:
+                        door.allowance = Allowance(self._settings.everybody, nodes)
+                else:
+                    log.info("stopping", extra={"signal": signal.Signals(number).name})
+                    self._why_not_ready = "stopping"
+                    self._manager.stopping()
+                    self._scope.cancel()
+
+    async def _count_now_and_then(self, store: RelayStore) -> None:
+        while True:
+            self._held = await store.count()
+            await trio.sleep(5)
+
+    def _metrics(self, door: RelayDoor, peers: PeerTcp) -> Metrics | None:
+        if self._settings.metrics is None:
+            return None
+
+        def figures() -> dict[str, float]:
+            counters = door.counters
+            return {
+                "messages_held": self._held,
+                "collectors": door.collectors,
+                "sessions": len(peers.connected()),
+                "deposited_total": counters.deposited,
+                "repeated_total": counters.repeated,
+                "refused_total": counters.refused,
+                "pushed_total": counters.pushed,
+                "expired_total": counters.expired,
+            }
+
+        metrics = Metrics(
+            self._settings.metrics, "ampd_relay", figures, lambda: self._why_not_ready
+        )
+        metrics.start()
+        return metrics
+
+
+def _text(endpoint: tuple[str, int]) -> str:
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
