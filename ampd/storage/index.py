@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from ampd.model.encoding import decode
-from ampd.model.message import MAX_ENVELOPE
+from ampd.model.encoding import decode_own
 from ampd.storage import schema
 from ampd.storage.records import (
     Agent,
@@ -428,14 +427,14 @@ def read_signed(signed: bytes) -> tuple[bytes, dict[str, Any]]:
 
     Only for bytes that were verified when they came and lay in the journal since.
     """
-    outer: Any = decode(signed, limit=MAX_ENVELOPE)
-    payload: Any = decode(outer[2], limit=MAX_ENVELOPE)
+    outer: Any = decode_own(signed)
+    payload: Any = decode_own(outer[2])
     return outer[0][-32:], payload
 
 
 def read_payload(signed: bytes) -> bytes:
     """The signed bytes inside a COSE_Sign1; the same caution."""
-    outer: Any = decode(signed, limit=MAX_ENVELOPE)
+    outer: Any = decode_own(signed)
     payload: bytes = outer[2]
     return payload
 

@@ -21,11 +21,8 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
-from ampd.model.encoding import decode, encode
+from ampd.model.encoding import decode_own, encode
 from ampd.model.errors import Invalid, StorageError
-from ampd.model.message import MAX_ENVELOPE
-
-_LIMIT: Final = 2 * MAX_ENVELOPE
 
 
 class State(IntEnum):
@@ -184,7 +181,7 @@ def to_bytes(record: Record) -> bytes:
 def from_bytes(payload: bytes) -> Record:
     """The record that `payload` is; StorageError if this program does not know it."""
     try:
-        value = decode(payload, limit=_LIMIT)
+        value = decode_own(payload)
     except Invalid as exc:
         raise StorageError(f"a record that cannot be read: {exc}") from exc
     if not isinstance(value, list) or not value or value[0] not in _KINDS:

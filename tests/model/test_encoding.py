@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vectors import second_implementation
 
-from ampd.model.encoding import DEFAULT_LIMIT, MAX_DEPTH, MAX_ITEMS, decode, encode
+from ampd.model.encoding import DEFAULT_LIMIT, MAX_DEPTH, MAX_ITEMS, decode, decode_own, encode
 from ampd.model.errors import Invalid
 
 LEAVES = (
@@ -293,3 +293,14 @@ def test_e3_cbor2_never_sees_what_it_would_do_more_with_than_read(data, monkeypa
 
     monkeypatch.setattr(cbor2, "loads", read)
     refused(bytes.fromhex(data))
+
+
+@given(VALUES)
+def test_what_this_program_wrote_is_read_back_without_proving_it_again(value):
+    assert decode_own(encode(value)) == decode(encode(value))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x5f", b"\x82\x01", b"\xff", b"\x62\xff\xff"])
+def test_even_then_bytes_that_are_no_cbor_are_invalid(data):
+    with pytest.raises(Invalid):
+        decode_own(data)
