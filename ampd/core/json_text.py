@@ -55,12 +55,10 @@ def _check_depth(text: str, value: object, depth: int) -> None:
         return
     level = [value]
     for _ in range(depth + 1):
-        level = [
-            item
-            for each in level
-            if isinstance(each, dict | list)
-            for item in (each.values() if isinstance(each, dict) else each)
-        ]
+        level = [each for each in level if isinstance(each, dict | list)]
         if not level:
             return
+        level = [
+            item for each in level for item in (each.values() if isinstance(each, dict) else each)
+        ]
     raise Invalid(f"JSON that is nested deeper than {depth}")

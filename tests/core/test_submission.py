@@ -1,0 +1,273 @@
+"""From a draft to a message on disk: the rules of core/submission.py."""
+
+import fakes
+import pytest
+import trio
+from fakes import DAY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ampd.core.submission import Draft
+from ampd.crypto.keys import open1
+from ampd.model.errors import Invalid, Refused
+from ampd.model.message import (
+    MAX_RECIPIENTS,
+    MAX_SUBJECT,
+    MESSAGE_CONTEXT,
+    Envelope,
+    Message,
+)
+
+BOB = "bob@there.local"
+
+
+@pytest.fixture
+async def met(node, other, alice, bob):
+    """Our node knows bob's card."""
+    await node.meet(other)
+    return node
+
+
+# U1: on disk
+
+
+async def test_u1_what_was_answered_survives_the_end_of_the_process(tmp_path, clock, bob, other):
+    async with fakes.node(tmp_path, clock=clock) as node:
+        alice = await node.agent("alice")
+        await node.meet(other)
+        sent = await node.send(alice, [BOB, "alice"], "text", subject="s")
+    async with fakes.node(tmp_path, clock=clock) as node:
+        alice = node.agents.named("alice")
+        assert node.bodies(alice, box="sent") == node.bodies(alice) == ["text"]
+        (waiting,) = node.outbox()
+        assert node.store.payload(waiting["item"]).mailbox == bob.keys.mailbox
+        assert [s.status for s in node.tracking.deliveries(alice, sent.id)[2]] == [
+            "queued", "delivered",
+        ]  # fmt: skip
+
+
+async def test_u1_the_sealed_bytes_are_what_the_recipient_can_open(met, alice, bob, other):
+    await met.send(alice, BOB, "for bob")
+    (row,) = met.outbox()
+    queued = met.store.payload(row["item"])
+    await other.mailbox.deliver(Envelope(queued.mailbox, queued.expires, queued.sealed), b"n" * 32)
+    assert other.bodies(bob) == ["for bob"]
+
+
+texts = st.text(st.characters(), max_size=200)  # any code point, surrogates included
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(subject=texts, body=texts, payload=st.none() | texts)
+def test_u1_every_text_comes_back_byte_for_byte_or_is_refused(
+    subject, body, payload, tmp_path_factory
+):
+    async def run():
+        async with fakes.node(tmp_path_factory.mktemp("node")) as node:
+            alice = await node.agent("alice")
+            draft = Draft(("alice",), subject=subject, text=body, payload=payload)
+            whole = (subject + body + (payload or "")).encode(errors="replace")
+            if whole != (subject + body + (payload or "")).encode(errors="surrogatepass"):
+                with pytest.raises(Invalid):
+                    await node.submission.send(alice, draft)
+                assert node.inbox(alice) == []
+                return
+            await node.submission.send(alice, draft)
+            (full,) = node.reading.get(alice, ["1"])
+            assert (full.summary.subject, full.body, full.payload) == (subject, body, payload)
+
+    trio.run(run)
+
+
+# U2: order numbers
+
+
+def orders(node):
+    """The order numbers of all that was sent, in the journal's order."""
+    rows = node.store.view.execute("SELECT seq FROM messages WHERE by IS NOT NULL ORDER BY seq")
+    signed = [node.store.payload(seq).signed for (seq,) in rows]
+    sent = [Message.from_bytes(open1(each, MESSAGE_CONTEXT)[1]) for each in signed]
+    return [[to.order for to in each.to] for each in sent]
+
+
+async def test_u2_numbers_count_up_for_each_pair(met, alice):
+    carol = await met.agent("carol")
+    await met.send(alice, BOB)
+    await met.send(alice, [BOB, "carol"])
+    await met.send(carol, BOB)
+    await met.send(alice, "carol")
+    assert orders(met) == [[1], [2, 1], [1], [2]]
+
+
+async def test_u2_a_send_that_fails_burns_no_number(met, alice):
+    await met.send(alice, BOB)
+    too_large = "x" * fakes.LIMIT
+    works = [
+        met.submission.prepare(alice, Draft((BOB,), text=text)) for text in ("a", too_large, "b")
+    ]
+    _first, failed, _last = await met.submission.send_many(works)
+    assert isinstance(failed, Refused) and failed.code == "too_large"
+    assert orders(met) == [[1], [2], [3]]
+    assert met.bodies(alice, box="sent") == ["", "a", "b"]
+
+
+async def test_u2_many_at_once_have_each_number_once(met, alice):
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(met.send, alice, BOB)
+    assert orders(met) == [[number] for number in range(1, 51)]
+
+
+# U3: recipients here
+
+
+async def test_u3_a_recipient_here_has_it_at_once(node, alice):
+    carol = await node.agent("carol")
+    sent = await node.send(alice, "carol", "hi")
+    assert [(to.address, to.status, to.via) for to in sent.recipients] == [
+        ("carol@here.local", "delivered", "local")
+    ]
+    assert node.bodies(carol) == ["hi"]
+    assert node.inbox(carol)[0].trust == "verified"
+
+
+async def test_u3_here_and_elsewhere_each_has_a_status_of_its_own(met, alice, other):
+    await met.agent("carol")
+    sent = await met.send(alice, ["carol", BOB, "alice"])
+    assert [(to.address, to.status, to.via) for to in sent.recipients] == [
+        ("carol@here.local", "delivered", "local"),
+        (BOB, "queued", ""),
+        ("alice@here.local", "delivered", "local"),
+    ]
+    assert sent.status == "queued"
+    assert len(met.outbox()) == 1
+
+
+async def test_u3_a_recipient_named_twice_gets_one(met, alice):
+    sent = await met.send(alice, ["alice", "ALICE@here.local", "bob", "Bob@There.Local", BOB])
+    assert [to.address for to in sent.recipients] == ["alice@here.local", BOB]
+    assert len(met.inbox(alice)) == 1
+
+
+async def test_u3_who_was_removed_a_moment_ago_gets_nothing_and_the_sender_hears(node, alice):
+    await node.agent("carol")
+    work = node.submission.prepare(alice, Draft(("carol",)))
+    await node.agents.remove("carol", purge=True)
+    (answer,) = await node.submission.send_many([work])
+    assert isinstance(answer, Refused) and answer.code == "recipient_unknown"
+    assert node.inbox(alice, box="sent") == []
+
+
+# U4: the same key, the same answer
+
+
+async def test_u4_the_same_key_sends_once(met, alice):
+    first = await met.send(alice, BOB, "one", key="k")
+    again = await met.send(alice, BOB, "one", key="k")
+    assert first == again
+    assert met.bodies(alice, box="sent") == ["one"]
+
+
+async def test_u4_also_at_the_same_time(met, alice):
+    answers = []
+
+    async def send():
+        answers.append(await met.send(alice, [BOB, "alice"], key="k"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(send)
+    works = [met.submission.prepare(alice, Draft((BOB,), key="k")) for _ in range(3)]
+    answers += await met.submission.send_many(works)
+    assert len({answer.id for answer in answers}) == 1 and len(answers) == 13
+    assert len(met.inbox(alice)) == len(met.outbox()) == 1
+
+
+async def test_u4_also_after_a_restart_and_when_the_recipient_is_gone(tmp_path, clock):
+    async with fakes.node(tmp_path, clock=clock) as node:
+        alice = await node.agent("alice")
+        await node.agent("carol")
+        first = await node.send(alice, "carol", key="k")
+        await node.agents.remove("carol", purge=False)
+    clock.time += 7 * DAY
+    async with fakes.node(tmp_path, clock=clock) as node:
+        again = await node.send(node.agents.named("alice"), "carol", key="k")
+        assert again.id == first.id
+
+
+async def test_u4_not_after_seven_days(node, alice, clock):
+    first = await node.send(alice, "alice", key="k")
+    clock.time += 7 * DAY + 1
+    second = await node.send(alice, "alice", key="k")
+    assert second.id != first.id
+    assert (await node.send(alice, "alice", key="k")).id == second.id
+
+
+async def test_u4_another_agents_key_is_another_key(node, alice):
+    carol = await node.agent("carol")
+    first = await node.send(alice, "carol", key="k")
+    assert (await node.send(carol, "carol", key="k")).id != first.id
+
+
+# U5: refused whole
+
+
+@pytest.mark.parametrize(
+    ("to", "code"),
+    [
+        (["alice", "nobody"], "recipient_unknown"),
+        (["alice", "nobody@there.local"], "recipient_unknown"),
+        (["alice", "al ice"], "invalid"),
+        (["alice", "a@b@c"], "invalid"),
+        (["alice", "аlice"], "invalid"),  # noqa: RUF001 - the first letter is Cyrillic
+        ([], "invalid"),
+        (["alice"] * (MAX_RECIPIENTS + 1), "too_large"),
+    ],
+)
+async def test_u5_one_recipient_that_nobody_knows_and_nothing_is_sent(node, alice, to, code):
+    before = node.records()
+    with pytest.raises(Refused) as found:
+        await node.send(alice, to)
+    assert found.value.code == code
+    assert node.records() == before and node.inbox(alice) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"subject": "s" * (MAX_SUBJECT + 1)}, "too_large"),
+        ({"text": "x" * fakes.LIMIT}, "too_large"),
+        ({"priority": "extreme"}, "invalid"),
+        ({"expires_in": 0}, "invalid"),
+        ({"expires_in": 30 * DAY + 1}, "invalid"),
+        ({"type": ""}, "invalid"),
+        ({"type": "t" * 65}, "invalid"),
+        ({"key": "k" * 201}, "invalid"),
+        ({"text": "\ud800"}, "invalid"),
+        ({"key": "\udfff"}, "invalid"),
+    ],
+)
+async def test_u5_what_breaks_a_limit_leaves_nothing(met, alice, changes, code):
+    before = met.records()
+    with pytest.raises(Refused) as found:
+        await met.send(alice, [BOB, "alice"], **changes)
+    assert found.value.code == code
+    assert met.records() == before
+    await met.send(alice, [BOB, "alice"])  # and the next one passes
+
+
+async def test_u5_a_contact_without_a_card_cannot_be_written_to_yet(node, alice, bob):
+    await node.contacts.add(fakes.link(bob))
+    with pytest.raises(Refused, match="card") as found:
+        await node.send(alice, BOB)
+    assert found.value.code == "recipient_unknown" and found.value.hint
+
+
+async def test_a_message_at_every_limit_passes(met, alice):
+    sent = await met.send(
+        alice, [BOB, "alice"], subject="s" * MAX_SUBJECT, type="t" * 64, key="k" * 200,
+        expires_in=30 * DAY, priority="urgent",
+    )  # fmt: skip
+    assert sent.status == "queued"
