@@ -6,8 +6,9 @@ that a rule knows becomes one character and every other a blank, so a rule is a 
 with short bounded gaps over that string: a few steps a word, whatever the text says. Patterns that
 are no words (commands, chat markup) are looked for in the folded text, with possessive repeats.
 
-  Q1  Each rule has an element without common words. A text that has no word of those elements, no
-      mark of the other patterns and no sign of an encoding is done after one set test.
+  Q1  Each rule begins with its alarm, the element with the fewest common words: only a rule whose
+      alarm and other elements all have a word in the text is searched for. Most texts are done
+      after a few set tests.
   Q2  Of more than MAX_KNOWN known words only the first and the last are judged.
   Q3  What a text says in disguise (core/unmasking.py) counts, and so does the disguise.
 
@@ -93,7 +94,7 @@ _COMMON: Final = frozenset(
 
 class _Rule(NamedTuple):
     category: str
-    rarest: frozenset[str]  # of these characters one must be there
+    alarm: frozenset[str]  # of these characters one must be there (Q1)
     needed: tuple[frozenset[str], ...]  # and of each of these sets: cheaper than a search
     pattern: str
 
@@ -104,9 +105,9 @@ class _Alphabet:
     def __init__(self, classes: dict[str, str], rules: Iterable[str]) -> None:
         members = {name: frozenset(words.split()) for name, words in classes.items()}
         names = {name for rule in rules for part in rule.split() for name in part.split("|")}
-        self.members = members | {name: frozenset([name]) for name in names if name.islower()}
+        self._members = members | {name: frozenset([name]) for name in names if name.islower()}
         holders: dict[str, list[str]] = {}
-        for name, words in self.members.items():
+        for name, words in self._members.items():
             for word in words:
                 holders.setdefault(word, []).append(name)
         letters: dict[tuple[str, ...], str] = {}
@@ -128,26 +129,27 @@ class _Alphabet:
             return f"{text[: MAX_KNOWN // 2]}{' ' * 16}{text[-MAX_KNOWN // 2 :]}"
         return text
 
+    def letters(self, blanked: bytes, words: frozenset[bytes]) -> frozenset[str]:
+        """At least the characters that `spelled` has for `words`, of the text `blanked`."""
+        found = [self._of_word[word] for word in self._of_word.keys() & words]
+        return frozenset([*found, "@"] if b"@" in blanked else found)
+
     def compiled(self, category: str, rule: str) -> _Rule:
-        needed, pattern = [], ""
+        elements, pattern = [], ""
         for part in rule.split():
             if part.isdecimal():
                 pattern += f".{{0,{part}}}"
             else:
                 letters = frozenset[str]().union(*(self._of_class[n] for n in part.split("|")))
-                needed.append(letters)
+                elements.append((self._frequency(part), letters))
                 pattern += f"[{''.join(sorted(letters))}]"
-        return _Rule(category, min(needed, key=len), tuple(needed), pattern)
+        _, alarm = min(elements, key=lambda element: element[0])
+        return _Rule(category, alarm, tuple(letters for _, letters in elements), pattern)
 
-    def alarm(self, rule: str) -> frozenset[bytes]:
-        """The words of the element that is best to begin a search with (Q1)."""
-        elements = [
-            frozenset().union(*(self.members.get(name, {"@"}) for name in part.split("|")))
-            for part in rule.split()
-            if not part.isdecimal()
-        ]
-        choices = [frozenset(word.encode() for word in words) for words in elements]
-        return min(choices, key=lambda words: (len(words & _COMMON), len(words)))
+    def _frequency(self, part: str) -> tuple[int, int]:
+        """How many of an element's words are common, and how many there are (Q1)."""
+        words = frozenset().union(*(self._members.get(name, {"@"}) for name in part.split("|")))
+        return len(_COMMON & {word.encode() for word in words}), len(words)
 
 
 @cache
@@ -169,14 +171,10 @@ _COMPILED: Final = tuple(
     for category, rules in RULES.items()
     for rule in _lines(rules)
 )
-_BY_RAREST: Final = {
-    letter: tuple(rule for rule in _COMPILED if letter in rule.rarest)
-    for letter in frozenset[str]().union(*(rule.rarest for rule in _COMPILED))
+_BY_ALARM: Final = {
+    letter: tuple(rule for rule in _COMPILED if letter in rule.alarm)
+    for letter in frozenset[str]().union(*(rule.alarm for rule in _COMPILED))
 }
-ALARMS: Final = frozenset[bytes]().union(
-    *(_ALPHABET.alarm(rule) for rules in RULES.values() for rule in _lines(rules))
-)
-_ANY_ALARM: Final = ALARMS | _SHAPES.keys() | DISGUISED
 
 
 def found_in(texts: Iterable[str]) -> tuple[str, ...]:
@@ -190,18 +188,18 @@ def found_in(texts: Iterable[str]) -> tuple[str, ...]:
 def _judge(text: str, found: set[str], depth: int) -> None:
     plain = folded(text)
     blanked = plain.encode().translate(_LOWERED)
-    words = blanked.split()
-    if not _ANY_ALARM.isdisjoint(words):
-        _match(plain, words, found)
-    if not hiding(text) and not encoded(text, blanked, words) and DISGUISED.isdisjoint(words):
+    vocabulary = frozenset(blanked.split())
+    _match(plain, blanked, vocabulary, found)
+    hides = hiding(text) or encoded(text, blanked, vocabulary)
+    if not hides and DISGUISED.isdisjoint(vocabulary):
         return
     if tricked(text):
         found.add("unicode_encoding_tricks")
     if depth < MAX_DEPTH:
-        _unmask(text, words, found, depth)
+        _unmask(text, vocabulary, found, depth)
 
 
-def _unmask(text: str, words: Sequence[bytes], found: set[str], depth: int) -> None:
+def _unmask(text: str, words: frozenset[bytes], found: set[str], depth: int) -> None:
     for reading in readings(text, words):
         hidden: set[str] = set()
         _judge(reading[:MAX_READING], hidden, depth + 1)
@@ -209,16 +207,19 @@ def _unmask(text: str, words: Sequence[bytes], found: set[str], depth: int) -> N
             found |= hidden | {"instruction_override", "unicode_encoding_tricks"}
 
 
-def _match(plain: str, words: Sequence[bytes], found: set[str]) -> None:
-    spelled = _ALPHABET.spelled(words)
-    present = frozenset(spelled)
-    for letter in present & _BY_RAREST.keys():
-        for rule in _BY_RAREST[letter]:
-            if rule.category in found or any(map(present.isdisjoint, rule.needed)):
-                continue
-            if _compiled(rule.pattern).search(spelled):
-                found.add(rule.category)
-    for word in _SHAPES.keys() & words:
+def _match(plain: str, blanked: bytes, vocabulary: frozenset[bytes], found: set[str]) -> None:
+    present = _ALPHABET.letters(blanked, vocabulary)
+    due = [
+        rule
+        for letter in present & _BY_ALARM.keys()
+        for rule in _BY_ALARM[letter]
+        if not any(map(present.isdisjoint, rule.needed))
+    ]
+    spelled = _ALPHABET.spelled(blanked.split()) if due else ""
+    for rule in due:
+        if rule.category not in found and _compiled(rule.pattern).search(spelled):
+            found.add(rule.category)
+    for word in _SHAPES.keys() & vocabulary:
         category, shape = _SHAPES[word]
         if category not in found and _compiled(shape).search(plain):
             found.add(category)
