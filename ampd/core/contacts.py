@@ -21,6 +21,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
@@ -90,6 +91,13 @@ def known_at(db: Reader, address: str) -> list[Known]:
     return sorted((_known(row) for row in rows), key=lambda known: order.index(known.state))
 
 
+@lru_cache(maxsize=512)  # each letter carries its sender's card, most of them the same again
+def read_card(signed: bytes) -> tuple[bytes, Card]:
+    """The signer and the card of a signed card; Refused if it is none (C1)."""
+    key, payload = open1(signed, CARD_CONTEXT)
+    return key, Card.from_bytes(payload)
+
+
 class Contacts:
     """The address book."""
 
@@ -150,8 +158,7 @@ class Contacts:
             ).fetchone():
                 continue
             try:
-                key, payload = open1(signed, CARD_CONTEXT)
-                fresh.append((signed, key, Card.from_bytes(payload)))
+                fresh.append((signed, *read_card(signed)))
             except Refused:
                 continue  # not a card: nobody's word, and nothing to tell
         if fresh:
@@ -193,7 +200,7 @@ class Contacts:
     def card(self, key: bytes) -> Card | None:
         """The newest card of a key."""
         row = self._store.view.execute("SELECT signed FROM cards WHERE key=?", (key,)).fetchone()
-        return Card.from_bytes(open1(row[0], CARD_CONTEXT)[1]) if row else None
+        return read_card(row[0])[1] if row else None
 
     # --- whom we may write to -------------------------------------------------------------
 

@@ -21,11 +21,11 @@ from typing import Final
 
 from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import Contacts, next_number
+from ampd.core.contacts import Contacts, next_number, read_card
 from ampd.core.receipts import note_receipt, receipt_for
 from ampd.core.safety import flags
 from ampd.crypto.keys import open1
-from ampd.model.card import CARD_CONTEXT, MAX_CARD, Card
+from ampd.model.card import MAX_CARD, Card
 from ampd.model.errors import Invalid, Refused, StaleKey
 from ampd.model.message import (
     MESSAGE_CONTEXT,
@@ -153,8 +153,7 @@ def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card]
     if not signed:
         return None
     try:
-        signer, payload = open1(signed, CARD_CONTEXT)
-        card = Card.from_bytes(payload)
+        signer, card = read_card(signed)
     except Refused:
         return None
     return (signed, card) if signer == key and card.address == message.sender else None

@@ -128,8 +128,9 @@ class Tracking:
     def changed(self, agent: Agent, after: int) -> tuple[int, list[str]]:
         """The messages of an agent whose delivery went on after a cursor, and the new cursor."""
         rows = self._store.view.execute(
-            "SELECT d.changed, m.id FROM deliveries d JOIN messages m ON m.seq=d.message"
-            " JOIN agents a ON a.id=m.by WHERE d.changed>? AND a.key=? ORDER BY d.changed"
+            "SELECT d.changed, m.id FROM deliveries d CROSS JOIN messages m ON m.seq=d.message"
+            " CROSS JOIN agents a ON a.id=m.by WHERE d.changed>0 AND d.changed>? AND a.key=?"
+            " ORDER BY d.changed"
             " LIMIT 1000",
             (after, agent.key),
         ).fetchall()

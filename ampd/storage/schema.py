@@ -2,11 +2,14 @@
 
 Numbers that identify: `seq` is a record's number in the journal; `agent` a row of `agents`; a
 message is known by the seq of its Kept record, an outbox item by that of its Queued record.
+
+sqlite_stat1 is written by hand (https://sqlite.org/fileformat2.html#stat1tab): without it, a query
+for a message by id and sender would walk through all that the sender ever sent.
 """
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -64,4 +67,10 @@ CREATE INDEX cards_address ON cards(address);
 CREATE TABLE contacts(
     address TEXT, key BLOB, state TEXT, blocked INTEGER, since INTEGER, source TEXT, relays TEXT,
     note TEXT, seq INTEGER, PRIMARY KEY(address, key)) WITHOUT ROWID;
+ANALYZE;
+INSERT INTO sqlite_stat1 VALUES
+    ('messages', 'messages_id', '1000000 1'),
+    ('messages', 'messages_thread', '1000000 5 1'),
+    ('messages', 'messages_by', '1000000 100000 1');
+ANALYZE sqlite_schema;
 """
