@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from cli.fake_daemon import FakeDaemon
+from table import Row
 
 BOUND = 2.5
 COMMANDS = {
@@ -36,30 +37,50 @@ def cpu(command, environ):
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def run(_options):
+    """The rows for run.py."""
+    costs = measured(str(Path(sys.executable).parent / "amp"), 15)
+    base = statistics.median(costs["pass"])
+    return [
+        Row(
+            f"{name}, CPU, times `python -c pass`",
+            "<=",
+            BOUND,
+            statistics.median(costs[name]) / base,
+        )
+        for name in ("amp inbox", "amp send")
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("amp", nargs="?", default=str(Path(sys.executable).parent / "amp"))
     parser.add_argument("--runs", type=int, default=30)
     asked = parser.parse_args()
-    python = Path(asked.amp).read_text().splitlines()[0].removeprefix("#!")
+    return report(measured(asked.amp, asked.runs))
+
+
+def measured(amp, runs):
+    """Seconds of CPU of every run of every command."""
+    python = Path(amp).read_text().splitlines()[0].removeprefix("#!")
     commands = {
         "pass": [python, "-c", "pass"],
         "script that passes": [],
-        **{name: [asked.amp, *words] for name, words in COMMANDS.items()},
+        **{name: [amp, *words] for name, words in COMMANDS.items()},
     }
     costs = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder, "script")  # what any console script costs: a file instead of -c
-        empty.write_text(Path(asked.amp).read_text().partition("from amp_cli")[0])
+        empty.write_text(Path(amp).read_text().partition("from amp_cli")[0])
         commands["script that passes"] = [python, str(empty)]
         with FakeDaemon(Path(folder, "ampd.sock")) as daemon:
             for _ in range(20):
                 daemon.message()
             environ = {**os.environ, "AMP_SOCKET": daemon.path, "AMP_AGENT": "alice"}
-            for _ in range(asked.runs):
+            for _ in range(runs):
                 for name, command in commands.items():
                     costs[name].append(cpu(command, environ))
-    return report(costs)
+    return costs
 
 
 def report(costs):
