@@ -1,10 +1,12 @@
 """The stores that the relay's contract suite is run against, each as a place with a clock."""
 
+import itertools
 from contextlib import asynccontextmanager
 
 import trio
 
 from ampd.model.message import Envelope
+from ampd.storage.relay_store.jetstream import JetStreamRelayStore
 from ampd.storage.relay_store.port import Limits
 from ampd.storage.relay_store.sqlite import SqliteRelayStore
 
@@ -43,6 +45,27 @@ class SqliteSite:
     def store(self, limits=SMALL):
         return serving(SqliteRelayStore(self.path, limits, lambda: self.clock))
 
-    async def pass_time(self, store, milliseconds):
+    async def pass_time(self, store, milliseconds, left):
         self.clock += milliseconds
         await store.expire(self.clock)
+        assert await store.count() == left
+
+
+class JetStreamSite:
+    """Streams of their own on servers that tests share."""
+
+    _names = itertools.count(1)
+
+    def __init__(self, urls):
+        self.urls = urls
+        self.name = f"T{next(self._names)}"
+        self.clock = NOW
+
+    def store(self, limits=SMALL):
+        return serving(JetStreamRelayStore(self.urls, limits, lambda: self.clock, self.name))
+
+    async def pass_time(self, store, milliseconds, left):
+        self.clock += milliseconds
+        with trio.fail_after(15 + milliseconds / 1000):
+            while await store.count() != left:  # noqa: ASYNC110 - the servers have their own clock
+                await trio.sleep(0.1)

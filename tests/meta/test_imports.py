@@ -18,6 +18,10 @@ PLANTED = {
     "Only ampd.crypto.keys imports nacl": ("ampd/core/contacts.py", "import nacl"),
     "Only ampd.edge.mdns imports zeroconf": ("ampd/edge/peer_tcp.py", "import zeroconf"),
     "Only ampd.config imports appdirs": ("ampd/storage/disk.py", "import appdirs"),
+    "Only ampd.storage.relay_store.nats_link imports nats": (
+        "ampd/storage/relay_store/jetstream.py",
+        "import nats",
+    ),
     "Only ampd.protocol.handshake imports noise": ("ampd/edge/peer_tcp.py", "import noise"),
 }
 

@@ -11,7 +11,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
-from ampd.storage.relay_store.port import RETRY_STORE, Full
+from ampd.storage.relay_store.port import RETRY_STORE, Full, check_uses
 
 SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS cards(key BLOB PRIMARY KEY, address TEXT NOT NULL,
@@ -63,6 +63,7 @@ def cards(db: sqlite3.Connection, pattern: str, limit: int) -> list[bytes]:
 
 def add_invitation(db: sqlite3.Connection, token_hash: bytes, until: int, uses: int) -> None:
     """A new one, or new terms for a known one."""
+    check_uses(uses)
     db.execute("INSERT OR REPLACE INTO invitations VALUES(?,?,?)", (token_hash, until, uses))
 
 

@@ -31,7 +31,7 @@ from typing import Final, Protocol
 
 import trio
 
-from ampd.model.errors import Refused, Unavailable
+from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.model.message import Envelope
 
 Token = int | str  # where a held envelope lies; opaque, and good for one mailbox only
@@ -40,6 +40,7 @@ DAY: Final = 24 * 60 * 60 * 1000
 PAGE_BYTES: Final = 4 << 20  # `after` stops behind this much, so that a reader takes bounded memory
 RETRY_MAILBOX: Final = 900.0  # seconds; a mailbox empties when its owner comes: a relay's back-off
 RETRY_STORE: Final = 60.0  # seconds; expiry runs about as often
+MOST_USES: Final = 10_000  # of an invitation
 FEWEST_LEFT: Final = 1000  # milliseconds; mail with less to live cannot reach anybody
 
 
@@ -94,13 +95,13 @@ class RelayStore(Protocol):
     async def deposit(self, envelope: Envelope) -> bool:
         """Keep `envelope` (RS1): True when it is new, False when it is or was held already.
 
-        Raises Full; Refused "expired" or "too_large"; not cancellable once handed in.
+        Raises Full; Refused "expired" or "too_large". Cancelled, it may or may not have happened.
         """
 
     async def after(self, mailbox: bytes, cursor: Token | None, limit: int) -> list[Held]:
         """At most `limit` envelopes, and about PAGE_BYTES, from behind `cursor` on (RS3).
 
-        Empty only when there is nothing more.
+        Empty only when there is nothing more, or when `changed` will say that there is.
         """
 
     def changed(self, mailbox: bytes) -> trio.Event:
@@ -127,7 +128,7 @@ class RelayStore(Protocol):
     async def cards(self, pattern: str, limit: int = 1000) -> list[bytes]:
         """Signed cards of an address ("alice@x.local"), a domain ("@x.local") or of all ("").
 
-        Withdrawn ones last.
+        Withdrawn ones last; more than `limit` are cut off by the store as it likes.
         """
 
     async def add_invitation(self, token_hash: bytes, until: int, uses: int) -> None:
@@ -144,6 +145,12 @@ class RelayStore(Protocol):
 
     async def remove_member(self, node: bytes) -> None:
         """Keep this node out, whatever invitation it has."""
+
+
+def check_uses(uses: int) -> None:
+    """Invalid when an invitation is for too many (the list of its guests is one record)."""
+    if not 0 < uses <= MOST_USES:
+        raise Invalid(f"an invitation is for 1 to {MOST_USES} nodes, not {uses}")
 
 
 def mark(envelope: Envelope) -> bytes:
