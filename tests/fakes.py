@@ -25,6 +25,7 @@ from ampd.core.transfer import Transfer
 from ampd.core.whereabouts import Whereabouts
 from ampd.crypto.keys import SigningKey, seal
 from ampd.model.address import ContactLink
+from ampd.model.card import CARD_CONTEXT
 from ampd.model.errors import Unavailable
 from ampd.model.message import MESSAGE_CONTEXT, Envelope, Letter, Message, Recipient, new_id
 from ampd.storage.records import Epoch
@@ -87,6 +88,9 @@ class PatientStore(Store):
 class Away:
     """A carrier that reaches nobody."""
 
+    def wake(self, node):
+        pass
+
     async def deliver(self, node, envelope):
         await trio.lowlevel.checkpoint()
         raise Unavailable("the recipient's node is away")
@@ -106,6 +110,9 @@ class Lan:
 
     def plug_in(self, node):
         self.doors[node.key.public] = node.mailbox
+
+    def wake(self, node):
+        pass
 
     async def deliver(self, node, envelope):
         self.log.append((node, envelope))
@@ -262,3 +269,9 @@ def letter(sender, to, /, **changes):
 def link(agent, **parts):
     """An agent's contact link."""
     return str(ContactLink(agent.key, agent.address, **parts))
+
+
+def resigned(agent, **changes):
+    """A newer card of an agent, signed by its own key; any field can be another."""
+    card = replace(agent.card, number=agent.card.number + 1)
+    return agent.keys.signing.sign1(CARD_CONTEXT, replace(card, **changes).to_bytes())

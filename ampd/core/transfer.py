@@ -103,17 +103,21 @@ class Transfer:
             "SELECT coalesce(max(item),0), (SELECT coalesce(max(seq),0) FROM cards) FROM outbox"
         ).fetchone()
         after = item if last_card == card else -1
-        keys = self._store.view.execute("SELECT DISTINCT key FROM outbox WHERE item>?", (after,))
-        for (key,) in keys:
+        keys = self._store.view.execute(
+            "SELECT key, max(item) FROM outbox WHERE item>? GROUP BY key", (after,)
+        )
+        for key, newest in keys:
             for route in routes(self._contacts.card(key), self._agents.node.public):
-                self._serve_soon(nursery, route.node)
+                self._serve_soon(nursery, route.node, wake=newest > item)
+                if after >= 0:
+                    self._carrier.wake(route.node)  # a new letter: it need not wait for a pause
         return max(item, last_item), last_card
 
-    def _serve_soon(self, nursery: trio.Nursery, node: bytes) -> None:
+    def _serve_soon(self, nursery: trio.Nursery, node: bytes, *, wake: bool) -> None:
         if node not in self._pauses:
             self._pauses[node] = None
             nursery.start_soon(self._serve, node)
-        elif (pause := self._pauses[node]) is not None:
+        elif wake and (pause := self._pauses[node]) is not None:
             pause.cancel()  # a new letter: try again at once (D3)
 
     async def _serve(self, node: bytes) -> None:
@@ -157,8 +161,8 @@ class Transfer:
         self._pauses[node] = None
 
     async def _offer_all(self, node: bytes, items: list[Waiting], tried: Attempts) -> bool:
-        """Whether every letter was answered, one way or the other."""
-        answered: list[bool] = []
+        """Offer letters in their order; False if something is to be waited for."""
+        answered: list[bool | None] = []  # None: it is to be offered again at once
         async with trio.open_nursery() as nursery:
             for item in items:
                 nursery.start_soon(self._offer, node, item, tried, answered)
@@ -166,47 +170,50 @@ class Transfer:
                 await trio.lowlevel.checkpoint()
                 if not all(answered):
                     break  # what comes behind it must not come before it
-        return all(answered)
+        return False not in answered
 
     async def _offer(
-        self, node: bytes, item: Waiting, tried: Attempts, answered: list[bool]
+        self, node: bytes, item: Waiting, tried: Attempts, answered: list[bool | None]
     ) -> None:
+        if not all(answered):
+            return  # one before it failed since it was started
         try:
-            answered.append(await self._answer(node, item))
+            try:
+                await self._answer(node, item)
+            except StaleKey as exc:
+                answered.append(None)  # first of all: nothing behind it may pass, newly sealed
+                await self._learn_newer(item, exc)
         except AmpdError as exc:  # not now: all that is for good was answered (D7)
             if isinstance(exc, StorageError):
                 log.warning("a letter cannot be carried now", extra={"why": str(exc)})
             tried.last_error = str(exc)
             answered.append(False)
+        else:
+            answered.append(True)
 
-    async def _answer(self, node: bytes, item: Waiting) -> bool:
-        """Offer one letter, and write down what became of it; False if it is to be offered again.
-
-        Raises Unavailable.
-        """
+    async def _answer(self, node: bytes, item: Waiting) -> None:
+        """Offer one letter, and write down what became of it. Raises StaleKey or Unavailable."""
         envelope = self._letters.envelope(item)
         try:
             delivery = await self._carrier.deliver(node, envelope)
-        except StaleKey as exc:
-            return await self._learn_newer(item, exc)
+        except StaleKey:
+            raise
         except Refused as exc:
             await self._give_up(item, "failed", str(exc), said_by=item.address)
-            return True
-        await self._settle(item, delivery)
-        return True
+        else:
+            await self._settle(item, delivery)
 
-    async def _learn_newer(self, item: Waiting, stale: StaleKey) -> bool:
-        """D5. Whether a card came that the letter can be sealed to at once."""
+    async def _learn_newer(self, item: Waiting, stale: StaleKey) -> None:
+        """D5: take in the newer card. Raises Unavailable if it does not help."""
         if item.what == "receipt":  # its words were not kept, and the reader lost little
             await self._give_up(item, "failed", "sealed to a stale key")
-            return True
+            return
         known = self._contacts.card(item.key)
-        await self._contacts.learn([stale.card], b"", "lan")
         rounds = self._stale[item.item] = self._stale.get(item.item, 0) + 1
-        if self._contacts.card(item.key) == known or rounds > _ROUNDS_OF_STALE:
-            self._stale.pop(item.item)
+        if rounds <= _ROUNDS_OF_STALE:
+            await self._contacts.learn([stale.card], b"", "lan")
+        if self._contacts.card(item.key) == known:
             raise Unavailable("the peer says its key is stale, and shows no card that helps")
-        return True
 
     async def _settle(self, item: Waiting, delivery: Delivery) -> None:
         """D6."""
