@@ -18,15 +18,15 @@ An address and a key together are a contact. Its `state`:
 
 import difflib
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
+from ampd.core.trust import Known, known_at, known_of
 from ampd.crypto.keys import check_public, open1
-from ampd.model.address import Address, ContactLink, check_name, fingerprint
+from ampd.model.address import Address, ContactLink, NodeUri, check_name, fingerprint
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Invalid, Refused
 from ampd.storage.records import CardSeen, Contact, Released
@@ -35,16 +35,6 @@ from ampd.storage.view import Reader
 
 MAX_STRANGERS: Final = 10_000  # a few MiB of journal for a hostile LAN
 MAX_CARDS: Final = 1000  # of one node; the rest is passed over
-
-# How the index tells trust, for any query that has messages as m.
-TRUST_JOIN: Final = (
-    " LEFT JOIN contacts c ON c.address=m.sender AND c.key=m.sender_key"
-    " LEFT JOIN agents la ON la.key=m.sender_key"
-)
-TRUST: Final = (
-    "CASE WHEN la.id IS NOT NULL OR m.via='system' OR c.state='verified' THEN 'verified'"
-    " WHEN c.state IN ('seen','pinned') THEN 'external' ELSE 'untrusted' END"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +45,6 @@ class Target:
     key: bytes
     card: Card | None
     local: Agent | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """One contact, as the user sees it."""
-
-    address: str
-    key: bytes
-    state: str
-    blocked: bool
-    since: int
-    source: str
-    relays: tuple[str, ...]
-    note: str
-
-    @property
-    def trust(self) -> str:
-        """N3."""
-        known = {"verified": "verified", "seen": "external", "pinned": "external"}
-        return known.get(self.state, "untrusted")
-
-
-def _known(row: sqlite3.Row) -> Known:
-    return Known(
-        row["address"], row["key"], row["state"], bool(row["blocked"]), row["since"],
-        row["source"], tuple(json.loads(row["relays"])), row["note"],
-    )  # fmt: skip
-
-
-def known_at(db: Reader, address: str) -> list[Known]:
-    """All contacts of one address, the pinned key first."""
-    rows = db.execute("SELECT * FROM contacts WHERE address=?", (address,)).fetchall()
-    order = ("verified", "pinned", "seen", "pending", "conflict")
-    return sorted((_known(row) for row in rows), key=lambda known: order.index(known.state))
 
 
 @lru_cache(maxsize=512)  # each letter carries its sender's card, most of them the same again
@@ -202,6 +158,13 @@ class Contacts:
         row = self._store.view.execute("SELECT signed FROM cards WHERE key=?", (key,)).fetchone()
         return read_card(row[0])[1] if row else None
 
+    def relays_said_by_user(self, key: bytes) -> list[NodeUri]:
+        """Where the contact link of a key says that its mail may be left."""
+        row = self._store.view.execute(
+            "SELECT relays FROM contacts WHERE key=? AND state IN ('pinned','verified')", (key,)
+        ).fetchone()
+        return [NodeUri.parse(text) for text in json.loads(row[0])] if row else []
+
     # --- whom we may write to -------------------------------------------------------------
 
     def resolve(self, text: str) -> Target:
@@ -266,7 +229,7 @@ class Contacts:
                 raise _no_contact(address)
             return found
         rows = self._store.view.execute("SELECT * FROM contacts ORDER BY address, since")
-        return [_known(row) for row in rows.fetchall()]
+        return [known_of(row) for row in rows.fetchall()]
 
     def _full(self, text: str) -> Address:
         """The address of a contact, whatever its state; a name will do that only one has."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ampd.core.agents import Agents
-from ampd.core.contacts import known_at
+from ampd.core.trust import known_at
 from ampd.model.card import Card
 from ampd.storage.index import read_payload
 from ampd.storage.store import Store

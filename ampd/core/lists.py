@@ -1,10 +1,10 @@
 """Lists of an agent's messages, and which message a person means.
 
-  V1  An agent sees its own mail and nobody else's.
-  V2  A list is the newest that fit, oldest first; its cost does not grow with the mailbox.
-  V3  Quarantined mail is in no list but the quarantine's, and its trust is `untrusted`.
-  V4  A message is meant by its number in the mailbox, its id, or a prefix or suffix of the id of 6
-      or more characters that fits only one.
+V1  An agent sees its own mail and nobody else's.
+V2  A list is the newest that fit, oldest first; its cost does not grow with the mailbox.
+V3  Quarantined mail is in no list but the quarantine's, and its trust is `untrusted`.
+V4  A message is meant by its number in the mailbox, its id, or a prefix or suffix of the id of 6
+    or more characters that fits only one.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.agents import Agent
-from ampd.core.contacts import TRUST, TRUST_JOIN
+from ampd.core.trust import TRUST, TRUST_JOIN
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import id_text
 from ampd.storage.records import State

@@ -17,7 +17,8 @@ from typing import Final
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, Target, next_number
 from ampd.core.safety import flags
-from ampd.crypto.keys import random_bytes, seal
+from ampd.crypto.keys import random_bytes, seal, seal_to_signer
+from ampd.model.card import mailbox_of
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import (
     MAX_RECIPIENTS,
@@ -170,12 +171,6 @@ class Submission:
         targets: dict[bytes, Target] = {}
         for text in to:
             target = self._contacts.resolve(text)
-            if target.card is None:
-                raise Refused(
-                    f"{target.address} is a contact whose card was not seen yet",
-                    code="recipient_unknown",
-                    hint="try again when its node was online once: amp peers",
-                )
             targets.setdefault(target.key, target)
         return list(targets.values())
 
@@ -252,14 +247,14 @@ class Submission:
         """For every recipient elsewhere, the sealed bytes into the outbox."""
         letter = b""
         for place, target in enumerate(targets):
-            if target.local is not None or target.card is None:
+            if target.local is not None:
                 continue
             letter = letter or Letter("message", signed, agent.signed_card).to_bytes()
             tx.append(
                 Queued(
                     "message", message.id, place, agent.key, str(target.address), target.key,
-                    target.card.mailbox, message.expires,
-                    seal(target.card.seal_to(tx.now), letter), tx.now,
+                    mailbox_of(target.key), message.expires,
+                    _sealed(target, letter, tx.now), tx.now,
                 )
             )  # fmt: skip
             _write_to(tx, target)
@@ -279,6 +274,13 @@ class Submission:
         )
         recipients = tuple(SentTo(*(value or "" for value in each)) for each in rows)
         return Sent(id_text(row["id"]), id_text(row["thread"]), recipients)
+
+
+def _sealed(target: Target, letter: bytes, now: int) -> bytes:
+    """A letter for somebody, also if nothing but the key is known yet (a contact link)."""
+    if target.card is None:
+        return seal_to_signer(target.key, letter)
+    return seal(target.card.seal_to(now), letter)
 
 
 def _write_to(tx: Transaction, target: Target) -> None:

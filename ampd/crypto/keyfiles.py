@@ -61,7 +61,7 @@ class AgentKeys:
             opened = key.open(sealed)
             if opened is not None:
                 return opened
-        return None
+        return self.signing.opening().open(sealed)
 
 
 def make_folder(path: Path) -> None:

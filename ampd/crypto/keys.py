@@ -7,6 +7,8 @@
   K3  A COSE_Sign1 (RFC 9052, section 4.2) is untagged, its protected header is {1: -8 (EdDSA),
       4: signer's key}, its unprotected header is empty; any other spelling is refused.
   K4  What was sealed for one key opens with no other; a sealed box says nothing of its sender.
+  K5  For somebody of whom only the signing key is known, mail is sealed to the X25519 key that
+      libsodium derives from it.
 
 Ed25519 is RFC 8032; the sealed box is libsodium's (X25519, XSalsa20-Poly1305).
 """
@@ -54,6 +56,10 @@ class SigningKey:
         to_sign = _to_be_signed(protected, context, payload)
         signature = bindings.crypto_sign(to_sign, self._secret)[:64]
         return encode([protected, {}, payload, signature])
+
+    def opening(self) -> "OpeningKey":
+        """The key that opens what was sealed to this signing key (K5)."""
+        return OpeningKey(bindings.crypto_sign_ed25519_sk_to_curve25519(self._secret))
 
     def __repr__(self) -> str:
         return f"SigningKey({self.public.hex()[:8]}...)"
@@ -110,6 +116,11 @@ def seal(public: bytes, plaintext: bytes) -> bytes:
         return bindings.crypto_box_seal(plaintext, public)
     except (CryptoError, RuntimeError):
         raise Refused("a public key that mail cannot be sealed to", code="forged") from None
+
+
+def seal_to_signer(public: bytes, plaintext: bytes) -> bytes:
+    """`plaintext` for the holder of an Ed25519 key of whom nothing else is known (K5)."""
+    return seal(bindings.crypto_sign_ed25519_pk_to_curve25519(check_public(public)), plaintext)
 
 
 class OpeningKey:

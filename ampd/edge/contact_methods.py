@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from ampd.core.contacts import Contacts, Known
+from ampd.core.contacts import Contacts
+from ampd.core.trust import Known
 from ampd.edge import documents
 from ampd.edge.documents import Document
 from ampd.edge.params import Params

@@ -11,12 +11,12 @@ from typing import Any
 from ampd.core import json_text
 from ampd.core.agents import Agent
 from ampd.core.checkup import CheckReport
-from ampd.core.contacts import Known
 from ampd.core.directory import Listed
 from ampd.core.lists import Listing, Summary
 from ampd.core.reading import Full
 from ampd.core.submission import Sent
 from ampd.core.tracking import DeliveryState, Proof, Step
+from ampd.core.trust import Known
 from ampd.edge.peer_state import PeerState
 from ampd.model.address import ContactLink, NodeUri, fingerprint, key_text
 from ampd.model.errors import Invalid

@@ -15,6 +15,7 @@ from ampd.model.message import (
     MAX_SUBJECT,
     MESSAGE_CONTEXT,
     Envelope,
+    Letter,
     Message,
 )
 
@@ -258,11 +259,13 @@ async def test_u5_what_breaks_a_limit_leaves_nothing(met, alice, changes, code):
     await met.send(alice, [BOB, "alice"])  # and the next one passes
 
 
-async def test_u5_a_contact_without_a_card_cannot_be_written_to_yet(node, alice, bob):
+async def test_a_contact_of_whom_only_the_key_is_known_can_be_written_to(node, alice, bob):
     await node.contacts.add(fakes.link(bob))
-    with pytest.raises(Refused, match="card") as found:
-        await node.send(alice, BOB)
-    assert found.value.code == "recipient_unknown" and found.value.hint
+    assert (await node.send(alice, BOB)).status == "queued"
+    [item, mailbox] = node.store.view.execute("SELECT item, mailbox FROM outbox").fetchone()
+    assert mailbox == bob.keys.mailbox
+    opened = bob.keys.open(node.store.payload(item).sealed)
+    assert Letter.from_bytes(opened).kind == "message"
 
 
 async def test_a_message_at_every_limit_passes(met, alice):

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 from vectors import second_implementation
 from vectors.make import ALICE, BOB, CARD, MESSAGE, NODE, RECEIPT, SIGNED, mixed
 
-from ampd.crypto.keys import OpeningKey, SigningKey, check_public, open1, random_bytes, seal, verify
+from ampd.crypto.keys import (
+    OpeningKey,
+    SigningKey,
+    check_public,
+    open1,
+    random_bytes,
+    seal,
+    seal_to_signer,
+    verify,
+)
 from ampd.model.card import CARD_CONTEXT
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, Refused
@@ -229,3 +238,15 @@ def test_a_secret_is_never_printed(key):
 def test_chance_is_as_long_as_asked_for_and_not_the_same_twice():
     assert len(random_bytes(16)) == 16
     assert random_bytes(16) != random_bytes(16)
+
+
+def test_k5_what_is_sealed_to_a_signing_key_opens_with_its_seed_and_no_other():
+    key, other = SigningKey.generate(), SigningKey.generate()
+    sealed = seal_to_signer(key.public, b"letter")
+    assert SigningKey(key.seed).opening().open(sealed) == b"letter"
+    assert other.opening().open(sealed) is None
+
+
+def test_k5_nothing_is_sealed_to_a_key_of_low_order():
+    with pytest.raises(Refused):
+        seal_to_signer(bytes(31) + b"\x80", b"letter")
