@@ -64,6 +64,14 @@ def decode(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     return value
 
 
+def encode_own(value: Value) -> bytes:
+    """CBOR for `decode_own`, of values that are known to be within the profile, or Invalid."""
+    try:
+        return cbor2.dumps(value)
+    except UnicodeEncodeError:
+        raise Invalid("text with half of a surrogate pair, which no UTF-8 can spell") from None
+
+
 def decode_own(data: bytes) -> Value:
     """The value of bytes that this program made or has decoded before, or Invalid.
 

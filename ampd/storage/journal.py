@@ -154,6 +154,14 @@ class Journal:
         return self._sealed_bytes + self._written.position.offset
 
     @property
+    def sealed(self) -> list[tuple[int, int, int]]:
+        """Of each segment but the last: its first number, its follower's, its size in bytes."""
+        return [
+            (first, until, self._disk.size(segment_path(self._folder, first)))
+            for first, until in pairwise(self._segments)
+        ]
+
+    @property
     def full(self) -> bool:
         """Whether ordinary records were refused and would be again without more room."""
         return not self._reserve.held
@@ -275,6 +283,15 @@ class Journal:
                 ) from exc
             moved.update((seq, Position(first, offset)) for seq, offset in live.items())
         return moved
+
+    def rotate(self) -> None:
+        """Begin a new segment if the last one has records (compact() never rewrites the last).
+
+        Raises OSError or StorageError: it goes on with the old one.
+        """
+        self._must_work()
+        if self._written.seq >= self._active:
+            self._rotate()
 
     def close(self) -> None:
         """Sync what was appended, and let the files go."""

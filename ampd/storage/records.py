@@ -12,16 +12,21 @@
  10 Counters  numbers that must not run backwards when old records are compacted away
  11 Released  a quarantined message was let into the mailbox under a new number
  12 Dropped   a queued item ended without a recipient's word (its receipt is of no use any more)
+ 13 (part)    place, number of parts, and the record: one of several that count together or not
+ 14 Void      a crash left some parts of a group, and not all: they count for nothing
+ 15 Lost      damage that was reported and written off, and the messages that went with it
 
 R1  A record is never changed; a later one overrides.
 R2  Whatever the index knows, it knows from these records.
+R3  The parts of a group count only together. A group that a crash tore is told from one whose dead
+    parts were compacted away by the Void that is written right behind it before anything else.
 """
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
-from ampd.model.encoding import decode_own, encode
+from ampd.model.encoding import decode_own, encode_own
 from ampd.model.errors import Invalid, StorageError
 
 
@@ -45,6 +50,7 @@ class Kept:
     boxes: tuple[tuple[bytes, int, int, str], ...]  # agent key, number, State, reason of quarantine
     flags: tuple[str, ...] = ()
     key: str = ""  # the sender's idempotency key
+    missing: int = -1  # letters of its sender missing right before it; -1: not counted yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,7 @@ class Counters:
     agents: tuple[tuple[bytes, int], ...]  # key, last number
     sent: tuple[tuple[bytes, bytes, bytes, int], ...]  # sender, recipient, epoch, last order
     received: tuple[tuple[bytes, bytes, bytes, int], ...]
+    gaps: tuple[tuple[bytes, bytes, bytes, int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,41 +165,82 @@ class Dropped:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Void:
+    kind: ClassVar[int] = 14
+    first: int  # number of the first part, whether it survived or not
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    kind: ClassVar[int] = 15
+    segment: int
+    offset: int
+    first: int  # numbers of the records that are lost; 0 when none is
+    last: int
+    reason: str
+    ids: tuple[str, ...]
+    at: int
+
+
 Record = (
     Kept | Queued | Progress | Marked | Deleted | Agent | CardSeen | Contact | Epoch | Counters
-    | Released | Dropped
+    | Released | Dropped | Void | Lost
 )  # fmt: skip
 
 _KINDS: Final[dict[int, type[Any]]] = {
     each.kind: each
     for each in (
         Kept, Queued, Progress, Marked, Deleted, Agent, CardSeen, Contact, Epoch, Counters,
-        Released, Dropped,
+        Released, Dropped, Void, Lost,
     )
 }  # fmt: skip
 _NAMES: Final = {kind: tuple(field.name for field in fields(each)) for kind, each in _KINDS.items()}
+_PART: Final = 13
+_ARRAY_OF_4: Final = b"\x84"
 
 
-def to_bytes(record: Record) -> bytes:
-    """The bytes that the journal keeps."""
-    return encode([record.kind, *(getattr(record, name) for name in _NAMES[record.kind])])
+def to_bytes(record: Record, missing: int = -1) -> bytes:
+    """The bytes that the journal keeps; `missing` is what the index counted for a Kept."""
+    value = [record.kind, *[getattr(record, name) for name in _NAMES[record.kind]]]
+    if missing >= 0 and record.kind == Kept.kind:
+        value[-1] = missing
+    return encode_own(value)
+
+
+def grouped(payloads: list[bytes]) -> list[bytes]:
+    """The same payloads as parts of one group (R3)."""
+    of = encode_own(len(payloads))
+    head = _ARRAY_OF_4 + encode_own(_PART)
+    return [b"".join((head, encode_own(i), of, each)) for i, each in enumerate(payloads)]
 
 
 def from_bytes(payload: bytes) -> Record:
     """The record that `payload` is; StorageError if this program does not know it."""
+    return part_from_bytes(payload)[0]
+
+
+def part_from_bytes(payload: bytes) -> tuple[Record, int, int]:
+    """The record, its place in its group, and the parts of that group (0, 0 if it is alone)."""
     try:
-        value = decode_own(payload)
+        value: Any = decode_own(payload)
     except Invalid as exc:
         raise StorageError(f"a record that cannot be read: {exc}") from exc
+    place = parts = 0
+    if isinstance(value, list) and len(value) == 4 and value[0] == _PART:
+        _, place, parts, value = value
     if not isinstance(value, list) or not value or value[0] not in _KINDS:
         raise StorageError(
             "a record of a kind that this version does not know", hint="install a newer ampd"
         )
-    names = _NAMES[value[0]]
-    if len(value) - 1 > len(names):
-        raise StorageError("a record with more members than this version knows")
-    return _KINDS[value[0]](*(_frozen(item) for item in value[1:]))  # type: ignore[no-any-return]
+    if len(value) - 1 > len(_NAMES[value[0]]):
+        raise StorageError(
+            "a record with more members than this version knows", hint="install a newer ampd"
+        )
+    members = [_frozen(item) if type(item) is list else item for item in value[1:]]
+    return _KINDS[value[0]](*members), place, parts
 
 
-def _frozen(item: Any) -> Any:
-    return tuple(_frozen(each) for each in item) if isinstance(item, list) else item
+def _frozen(items: list[Any]) -> Any:
+    return tuple([_frozen(item) if type(item) is list else item for item in items])

@@ -4,234 +4,142 @@
       (P1); whoever writes at the same time shares one sync (group commit).
   T2  Works run one after the other, in the order of their calls, each on what the one before it
       left: what a work reads cannot change before it is done.
-  T3  All or nothing: a work that raises leaves nothing; when the disk fails, every work that
-      shared the sync gets StorageError and nothing of theirs is kept.
+  T3  All or nothing: a work that raises leaves nothing, and its error goes to its caller; when the
+      disk fails, nothing of those that got StorageError is kept; after a crash a work's records
+      are there together or not at all.
   T4  After a failed sync nothing is acknowledged until the journal was read again.
   T5  Followers are woken after the sync, never before.
+  T6  Whoever waits gets an answer: when the writing thread ends, for whatever reason, what it did
+      not do is refused, and its error ends `run`.
 
 One thread owns the journal and the writing end of the index. A work is a plain function that runs
 in that thread; it may run twice (after a failed shared sync) and so must change nothing but its
 transaction. Readers use a connection of their own.
 """
 
-import json
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import outcome
 import trio
 
 from ampd.model.errors import AmpdError, StorageError
-from ampd.storage import index as indexes
-from ampd.storage.index import Index, IndexUnusableError
-from ampd.storage.journal import Checkpoint, Journal, Position
-from ampd.storage.records import (
-    Agent,
-    CardSeen,
-    Contact,
-    Deleted,
-    Dropped,
-    Kept,
-    Marked,
-    Progress,
-    Queued,
-    Record,
-    Released,
-    from_bytes,
-    to_bytes,
-)
+from ampd.storage import cleaning
+from ampd.storage.disk import Disk
+from ampd.storage.index import connect
+from ampd.storage.journal import Journal, Position
+from ampd.storage.records import Record, from_bytes
+from ampd.storage.transaction import Topic, Transaction, Work
 from ampd.storage.view import Reader, View
+from ampd.storage.writer import (
+    INDEX_RESERVE,
+    SEGMENT,
+    Entry,
+    Writer,
+    log,
+)
+
+__all__ = ["Store", "Topic", "Transaction"]
 
 T = TypeVar("T")
-Topic = Hashable
 
 # More than this many works do not share one sync: the first would wait too long for the last.
 MAX_BATCH: Final = 256
-_REPLAY_STEP: Final = 2000  # records a transaction while catching up
+CLEAN_EVERY: Final = 600.0  # seconds between looks for dead records: often enough for a disk
 
 
-@dataclass(slots=True)
-class Transaction:
-    """What a work may do: read the index, append records."""
+class _Chore:
+    """Something for the writing thread that is no work: it runs alone, between batches."""
 
-    index: Index
-    next_seq: int
-    now: int = 0
-    urgent: bool = False  # small, and may use the reserve of a full disk
-    payloads: list[bytes] = field(default_factory=list)
-    topics: set[Topic] = field(default_factory=set)
+    __slots__ = ("result", "run", "task")
 
-    @property
-    def db(self) -> sqlite3.Connection:
-        """The index as the works before this one left it."""
-        return self.index.db
-
-    def append(self, record: Record) -> int:
-        """Keep `record`; its number in the journal. The index knows it at once."""
-        seq = self.next_seq
-        self.index.apply(seq, record)
-        self.payloads.append(to_bytes(record))
-        self.next_seq += 1
-        self.topics.update(_topics(record))
-        return seq
-
-
-def _topics(record: Record) -> Iterable[Topic]:
-    """Whom a record wakes: followers of a mailbox, of an agent's sent mail, of the outbox."""
-    match record:
-        case Kept():
-            yield from (("box", box[0]) for box in record.boxes)
-            if record.by:
-                yield ("sent", record.by)
-        case Queued():
-            yield "outbox"
-        case Progress():
-            yield ("sent", record.by)
-            yield "outbox"
-        case Dropped():
-            yield "outbox"
-        case Marked() | Deleted() | Released():
-            yield ("box", record.agent)
-        case Agent():
-            yield "agents"
-        case CardSeen() | Contact():
-            yield "contacts"
-            yield "outbox"
-
-
-def _REBUILD(_: Transaction) -> None:  # noqa: N802 - a mark, not a work
-    """Stands in the queue for "make the index anew"."""
-
-
-class _Work(Generic[T]):
-    __slots__ = ("result", "run", "task", "urgent")
-
-    def __init__(self, run: Callable[[Transaction], T], *, urgent: bool) -> None:
+    def __init__(self, run: Callable[[], Any], task: trio.lowlevel.Task | None) -> None:
         self.run = run
-        self.urgent = urgent
-        self.task = None if run is _REBUILD else trio.lowlevel.current_task()
-        self.result: outcome.Outcome[T] | None = None
+        self.task = task
+        self.result: outcome.Outcome[Any] = outcome.Error(StorageError("the store has ended"))
+
+
+class _Asked(Work):
+    """A work, and the task that waits for it."""
+
+    __slots__ = ("task",)
+
+    def __init__(self, run: Callable[[Transaction], Any], *, urgent: bool) -> None:
+        super().__init__(run, urgent=urgent)
+        self.task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
 
 
 class Store:
     """Everything this node remembers."""
 
-    def __init__(self, folder: Path, key: bytes, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: bytes,
+        now: Callable[[], int],
+        *,
+        disk: Disk | None = None,
+        segment_bytes: int = SEGMENT,
+        index_reserve: int = INDEX_RESERVE,
+    ) -> None:
         """Open or make the store in `folder`; catch up or rebuild the index.
 
-        `key` is the secret that the journal's chain is keyed with.
+        `key` is the secret that the journal's chain is keyed with; `disk` is what a test puts
+        between the journal and the disk.
         """
-        self._folder = folder
-        self._key = key
-        self._now = now
-        self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Asked | _Chore | None] = queue.SimpleQueue()
         self._waiters: dict[Topic, trio.Event] = {}
-        self._behind = False
         self._rebuilding = False
-        self.index_path = folder / "index.sqlite"
-        self._stamp_path = folder / "index.stamp"
-        self.rebuilt = False
-        self._open()
+        self._ended = False
+        self._now = now
+        self._writer = Writer(
+            folder, key, now, disk=disk, segment_bytes=segment_bytes, index_reserve=index_reserve
+        )
+        self.index_path = self._writer.index_path
         self._view = View(self.index_path, self._rebuild_soon)
         self._token: trio.lowlevel.TrioToken | None = None
-        self._thread: threading.Thread | None = None
 
-    # --- opening -------------------------------------------------------------------------
+    @property
+    def journal(self) -> Journal:
+        """The journal, for reading."""
+        return self._writer.journal
 
-    def _open(self) -> None:
-        if self._stamp_path.exists() and self._stamp_path.read_text() != self._stamp():
-            indexes.remove(self.index_path)  # somebody else wrote to it since we closed it
-        self._stamp_path.unlink(missing_ok=True)
-        try:
-            self.index = Index(self.index_path)
-            self.journal = self._open_journal(self._checkpoint())
-        except IndexUnusableError:
-            indexes.remove(self.index_path)
-            self.index = Index(self.index_path)
-            self.journal = self._open_journal(None)
-        if not self.journal.checkpoint_held:
-            self._start_over()
-        self._catch_up()
-
-    def _stamp(self) -> str:
-        """What changes when anybody writes to the index."""
-        try:
-            found = self.index_path.stat()
-        except FileNotFoundError:
-            return "none"
-        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
-
-    def _open_journal(self, after: Checkpoint | None) -> Journal:
-        return Journal.open(self._folder / "journal", self._key, after=after)
-
-    def _start_over(self) -> None:
-        self.index.db.close()
-        self.journal.close()
-        indexes.remove(self.index_path)
-        self.index = Index(self.index_path)
-        self.journal = self._open_journal(None)
-
-    def _checkpoint(self) -> Checkpoint | None:
-        kept = self.index.meta("checkpoint")
-        if kept is None:
-            return None
-        seq, segment, offset, chain = json.loads(kept)
-        return Checkpoint(seq, Position(segment, offset), bytes.fromhex(chain))
-
-    def _catch_up(self) -> None:
-        """Apply what the journal has and the index does not."""
-        kept = self._checkpoint()
-        after = kept.seq if kept else 0
-        self.rebuilt = after == 0
-        waiting: list[tuple[int, bytes, Position]] = []
-        for record in self.journal.scan(after=after):
-            waiting.append((record.seq, record.payload, record.position))
-            if len(waiting) == _REPLAY_STEP:
-                self._replay(waiting)
-                waiting = []
-        self._replay(waiting)
-
-    def _replay(self, waiting: list[tuple[int, bytes, Position]]) -> None:
-        db = self.index.db
-        db.execute("BEGIN IMMEDIATE")
-        for seq, payload, _ in waiting:
-            self.index.apply(seq, from_bytes(payload))
-        self._note_places([(seq, place) for seq, _, place in waiting])
-        self._note_checkpoint()
-        db.execute("COMMIT")
-
-    def _note_places(self, places: list[tuple[int, Position]]) -> None:
-        self.index.db.executemany(
-            "INSERT OR REPLACE INTO places VALUES(?,?,?)",
-            [(seq, place.segment, place.offset) for seq, place in places],
-        )
-
-    def _note_checkpoint(self) -> None:
-        now = self.journal.checkpoint
-        place = now.position
-        self.index.set_meta(
-            "checkpoint", json.dumps([now.seq, place.segment, place.offset, now.chain.hex()])
-        )
+    @property
+    def rebuilt(self) -> bool:
+        """Whether the index was made anew since this store was opened."""
+        return self._writer.rebuilt
 
     # --- writing -------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve `write` until cancelled; what was handed in before is finished."""
         self._token = trio.lowlevel.current_trio_token()
-        self._thread = threading.Thread(target=self._serve, name="ampd-store", daemon=True)
-        self._thread.start()
-        task_status.started()
         try:
-            await trio.sleep_forever()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._thread)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._queue.put(None)
         finally:
-            self._queue.put(None)
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._thread.join)
+            self._refuse_the_rest()
+
+    async def _thread(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._serve, limiter=trio.CapacityLimiter(1))
+
+    def _refuse_the_rest(self) -> None:
+        """T6."""
+        self._ended = True
+        while not self._queue.empty():
+            left = self._queue.get_nowait()
+            if left is not None and left.task is not None:
+                _answer(left.task, outcome.Error(_ended()))
 
     async def write(self, run: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `run` in the writing thread and return its result once it is on disk (T1-T3).
@@ -239,132 +147,106 @@ class Store:
         Not cancellable: what was handed in happens. `urgent` is for small records that must go on
         when the disk is full (marks, progress).
         """
-        work = _Work(run, urgent=urgent)
-        self._queue.put(work)
+        if self._ended:
+            raise _ended()
+        self._queue.put(_Asked(run, urgent=urgent))
+        result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_stop)
+        return result
+
+    async def _chore(self, run: Callable[[], T]) -> T:
+        if self._ended:
+            raise _ended()
+        self._queue.put(_Chore(run, trio.lowlevel.current_task()))
         result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_stop)
         return result
 
     async def rebuild(self) -> None:
         """Make the index anew from the journal; what is written meanwhile waits."""
-        self._queue.put(_Work(_REBUILD, urgent=False))
-        await self.write(lambda _: None)
+        await self._chore(self._make_anew)
 
-    def _rebuild_soon(self) -> None:
-        if not self._rebuilding:
+    def _rebuild_soon(self, why: str) -> None:
+        if not self._rebuilding and not self._ended:
             self._rebuilding = True
-            self._queue.put(_Work(_REBUILD, urgent=False))
+            log.error("the index is damaged: it is made anew", extra={"why": why})
+            self._queue.put(_Chore(self._make_anew, None))
 
     def _make_anew(self) -> None:
-        self.index.db.close()
-        indexes.remove(self.index_path)
-        self.index = Index(self.index_path)
-        self._catch_up()
-        self._rebuilding = False
+        try:
+            self._writer.build(swap=self._swap)
+        finally:
+            self._rebuilding = False
+
+    def _swap(self, put: Callable[[], None]) -> None:
+        """In the trio thread, so that nobody reads the old index while the new one comes."""
+        assert self._token is not None  # noqa: S101 - this is the thread that run() started
+        done = threading.Event()
+        answer: list[outcome.Outcome[None]] = []
+
+        def swapped() -> None:
+            self._view.close()
+            answer.append(outcome.capture(put))
+            done.set()
+
+        self._token.run_sync_soon(swapped)
+        done.wait()
+        answer[0].unwrap()
 
     def _serve(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            stop = False
-            while len(batch) < MAX_BATCH and not stop:
-                try:
-                    work = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if work is None:
-                    stop = True
-                else:
-                    batch.append(work)
-            topics = self._commit(batch)
-            assert self._token is not None  # noqa: S101
-            self._token.run_sync_soon(self._finish, batch, topics)
-            if stop:
-                break
+        following: _Asked | _Chore | None = self._queue.get()
+        while following is not None:
+            if isinstance(following, _Chore):
+                self._run_chore(following)
+                following = self._queue.get()
+                continue
+            batch = [following]
+            following = self._gather(batch)
+            self._run_batch(batch)
+            if following is _NOTHING:
+                following = self._queue.get()
 
-    def _commit(self, batch: list[_Work[Any]]) -> set[Topic]:
-        """Run a batch under one sync; if that fails and it was shared, each on its own."""
-        try:
-            if any(work.run is _REBUILD for work in batch):
-                self._make_anew()
-            return self._attempt(batch)
-        except (StorageError, sqlite3.Error) as exc:
-            if _is_damage(exc):
-                self._rebuild_soon()
-            if len(batch) > 1:
-                return {topic for work in batch for topic in self._commit([work])}
-            batch[0].result = outcome.Error(_storage_error(exc))
-            return set()
+    def _gather(self, batch: list[_Asked]) -> "_Asked | _Chore | None":
+        """What waits goes into the batch; what ends it (or _NOTHING) is returned."""
+        while len(batch) < MAX_BATCH:
+            try:
+                found = self._queue.get_nowait()
+            except queue.Empty:
+                return _NOTHING
+            if not isinstance(found, _Asked):
+                return found
+            batch.append(found)
+        return _NOTHING
 
-    def _attempt(self, batch: list[_Work[Any]]) -> set[Topic]:
-        self._recover()
-        db = self.index.db
-        next_seq = self.journal.checkpoint.seq + 1
+    def _run_batch(self, batch: list[_Asked]) -> None:
         topics: set[Topic] = set()
-        payloads: list[bytes] = []
-        db.execute("BEGIN IMMEDIATE")
+        settled = False
         try:
-            for work in batch:
-                if work.run is _REBUILD:
-                    continue
-                self._run_one(work, next_seq + len(payloads), payloads, topics)
-            if payloads:
-                urgent = all(work.urgent for work in batch)
-                records = self.journal.append(payloads, urgent=urgent)
-                self._note_places([(record.seq, record.position) for record in records])
-                self.journal.sync()
-                self._note_checkpoint()
-        except (StorageError, sqlite3.Error):
-            self._undo()
-            raise
-        self._commit_index()
-        return topics
+            topics = self._writer.commit(list(batch))
+            settled = True
+        finally:
+            if not settled:  # a bug: its traceback ends the daemon, and nobody is told "kept"
+                for work in batch:
+                    work.result = outcome.Error(_ended())
+            self._tell(self._finish, batch, topics)
+        if self._writer.damaged:
+            self._rebuild_soon(self._writer.damaged)
 
-    def _run_one(
-        self, work: _Work[Any], seq: int, payloads: list[bytes], topics: set[Topic]
-    ) -> None:
-        db = self.index.db
-        db.execute("SAVEPOINT work")
-        transaction = Transaction(self.index, seq, self._now())
-        try:
-            work.result = outcome.Value(work.run(transaction))
-        except AmpdError as exc:
-            work.result = outcome.Error(exc)
-            db.execute("ROLLBACK TO work")
-            self.index.forget_cache()
-        else:
-            payloads += transaction.payloads
-            topics |= transaction.topics
-        db.execute("RELEASE work")
+    def _run_chore(self, chore: _Chore) -> None:
+        chore.result = outcome.capture(chore.run)
+        if isinstance(chore.result, outcome.Error) and chore.task is None:
+            error = chore.result.error
+            if not isinstance(error, AmpdError | sqlite3.Error | OSError):
+                raise error
+            log.error("the index cannot be made anew", extra={"why": str(error)})
+        self._tell(self._finish, [chore], set())
 
-    def _undo(self) -> None:
-        """After a failure: nothing of the batch stays, in the index or in the journal."""
-        if self.index.db.in_transaction:
-            self.index.db.execute("ROLLBACK")
-        self.index.forget_cache()
-        self._behind = True
+    def _tell(self, what: Callable[..., None], *values: Any) -> None:
+        assert self._token is not None  # noqa: S101 - this is the thread that run() started
+        self._token.run_sync_soon(what, *values)
 
-    def _recover(self) -> None:
-        """Before anything new: cut off what was not synced, catch up the index (T4)."""
-        if self._behind:
-            self.journal.reopen()
-            self._catch_up()
-            self._behind = False
-
-    def _commit_index(self) -> None:
-        """The records are on disk. If the index cannot follow now, it catches up later."""
-        try:
-            self.index.db.execute("COMMIT")
-        except sqlite3.Error:
-            self._behind = True
-            if self.index.db.in_transaction:
-                self.index.db.execute("ROLLBACK")
-            self.index.forget_cache()
-
-    def _finish(self, batch: list[_Work[Any]], topics: set[Topic]) -> None:
-        for work in batch:
-            if work.task is None:
-                self._view.close()  # a rebuild: the file is another one now
-            else:
-                trio.lowlevel.reschedule(work.task, work.result or outcome.Value(None))
+    def _finish(self, done: list[_Asked | _Chore], topics: set[Topic]) -> None:
+        for each in done:
+            if each.task is not None:
+                _answer(each.task, each.result)
         for topic in topics:
             waiting = self._waiters.pop(topic, None)
             if waiting is not None:
@@ -377,6 +259,16 @@ class Store:
         """The index for reading; for the trio thread only."""
         return self._view
 
+    def reader(self) -> sqlite3.Connection:
+        """A connection for another thread; made in the trio thread, where no index is exchanged."""
+        db = connect(self.index_path, read_only=True)
+        db.execute("SELECT 1 FROM meta").fetchone()  # it has the log of this file, and not the next
+        return db
+
+    def records(self, after: int = 0) -> Iterator[Entry]:
+        """What counts in the journal, in order; in any thread."""
+        return self._writer.records(after)
+
     def payload(self, seq: int) -> Record:
         """The record `seq`, proved against its checksum and the chain's key."""
         return self.payload_at(self._view, seq)
@@ -386,31 +278,46 @@ class Store:
         row = db.execute("SELECT segment, offset FROM places WHERE seq=?", (seq,)).fetchone()
         if row is None:
             raise StorageError(f"record {seq} is not in the journal", hint="amp check --repair")
-        return from_bytes(self.journal.read(Position(row[0], row[1]), seq))
+        return from_bytes(self._writer.journal.read(Position(row[0], row[1]), seq))
 
     def changed(self, topic: Topic) -> trio.Event:
         """An event that is set when something of this topic was written after this call (T5)."""
         return self._waiters.setdefault(topic, trio.Event())
 
+    # --- compaction ----------------------------------------------------------------------
+
+    async def keep_clean(self) -> None:
+        """Look for dead records now and then, until cancelled."""
+        while True:
+            await trio.sleep(CLEAN_EVERY)
+            try:
+                await self.clean()
+            except (StorageError, sqlite3.Error) as exc:
+                log.warning("compaction has to wait", extra={"why": str(exc)})
+
+    async def clean(self, *, deleted_within: int = cleaning.DELETED_WITHIN) -> int:
+        """Rewrite the segments that hold enough dead records (cleaning.py); how many were."""
+        return await cleaning.clean(
+            self._writer, self.write, self._chore, self.reader, self._now(), deleted_within
+        )
+
     def close(self) -> None:
         """After `run` ended."""
+        self._ended = True
         self._view.close()
-        self.index.db.close()
-        self.journal.close()
-        self._stamp_path.write_text(self._stamp())
+        self._writer.close()
+
+
+_NOTHING: Final = _Chore(lambda: None, None)
 
 
 def _cannot_stop(_raise_cancel: object) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.FAILED
 
 
-def _is_damage(exc: Exception) -> bool:
-    return isinstance(exc, sqlite3.DatabaseError) and not isinstance(
-        exc, sqlite3.OperationalError | sqlite3.IntegrityError | sqlite3.ProgrammingError
-    )
+def _answer(task: trio.lowlevel.Task, result: outcome.Outcome[Any]) -> None:
+    trio.lowlevel.reschedule(task, result)
 
 
-def _storage_error(exc: Exception) -> AmpdError:
-    if isinstance(exc, AmpdError):
-        return exc
-    return StorageError(f"the index cannot be written: {exc}", hint="is the disk full? df -h")
+def _ended() -> StorageError:
+    return StorageError("the store has ended", hint="amp daemon restart")

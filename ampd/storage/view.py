@@ -1,7 +1,8 @@
 """Reading the index: every query whole, and a damaged index told apart from a busy one.
 
 I1  A query's rows are fetched at once: no cursor is left open beside the writer.
-I2  A damaged index raises StorageError, and `on_damage` is called, so that it is made anew.
+I2  A damaged or missing index raises StorageError, and `on_damage` is called, so that it is made
+    anew. One that is busy or cannot be read now raises StorageError and nothing else happens.
 """
 
 import sqlite3
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ampd.model.errors import StorageError
-from ampd.storage.index import connect
+from ampd.storage.index import connect, is_damage
 
 Values = Sequence[Any] | Mapping[str, Any]
 
@@ -46,7 +47,7 @@ class Reader(Protocol):
 class View:
     """The reading end of the index, for one thread."""
 
-    def __init__(self, path: Path, on_damage: Callable[[], None]) -> None:
+    def __init__(self, path: Path, on_damage: Callable[[str], None]) -> None:
         self._path = path
         self._on_damage = on_damage
         self._db: sqlite3.Connection | None = None
@@ -57,10 +58,12 @@ class View:
             if self._db is None:
                 self._db = connect(self._path, read_only=True)
             return Rows(self._db.execute(sql, values).fetchall())
-        except sqlite3.OperationalError as exc:
-            raise StorageError(f"the index cannot be read now: {exc}", hint="try again") from exc
-        except sqlite3.DatabaseError as exc:
-            self._on_damage()
+        except sqlite3.Error as exc:
+            if not is_damage(exc) and self._path.exists():
+                raise StorageError(
+                    f"the index cannot be read now: {exc}", hint="try again"
+                ) from exc
+            self._on_damage(str(exc))
             raise StorageError(
                 f"the index is damaged and is being made anew: {exc}", hint="try again"
             ) from exc

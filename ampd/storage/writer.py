@@ -1,0 +1,407 @@
+"""The writing end: the journal and the index behind one thread, batches under one sync.
+
+  E1  A work that raises leaves nothing, whatever it raises; the error goes to who handed it in.
+  E2  What one batch appends is one group when any of its works appends more than one record: after
+      a crash the group is there whole or not at all (records.py, R3).
+  E3  An index that cannot follow (a full disk) does not stop what the journal took: it catches up.
+  E4  On a full disk urgent works still find room for the index, as for the journal: a reserve is
+      given up, and until it could be made again ordinary works are refused (P5).
+  E5  Damage and torn tails are logged when they are found.
+
+Not here: who waits for what (store.py), which records are dead (cleaning.py).
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import outcome
+
+from ampd.model.errors import AmpdError, StorageError
+from ampd.storage import index as indexes
+from ampd.storage.disk import Disk
+from ampd.storage.index import Index, IndexUnusableError, is_full
+from ampd.storage.journal import Checkpoint, Journal, Position
+from ampd.storage.records import (
+    Kept,
+    Queued,
+    Record,
+    Void,
+    grouped,
+    part_from_bytes,
+    to_bytes,
+)
+from ampd.storage.reserve import Reserve
+from ampd.storage.transaction import Topic, Transaction, Work, topics_of
+
+Entry = tuple[int, Record, Position]  # number, record, where it lies
+
+SEGMENT: Final = 2 << 20  # rewriting one holds sends up for some 40 ms; 8 MiB would for 160
+INDEX_RESERVE: Final = 6 << 20  # the index's log at its longest (4 MiB), and what a file grows by
+_REPLAY_STEP: Final = 2000  # records whose places are noted together
+
+log = logging.getLogger("ampd.storage")
+
+
+class Writer:
+    """Owns the journal and the index; one thread at a time calls its methods."""
+
+    def __init__(
+        self,
+        folder: Path,
+        key: bytes,
+        now: Callable[[], int],
+        *,
+        disk: Disk | None = None,
+        segment_bytes: int = SEGMENT,
+        index_reserve: int = INDEX_RESERVE,
+    ) -> None:
+        self._folder = folder
+        self._key = key
+        self._now = now
+        self._disk = disk
+        self._segment_bytes = segment_bytes
+        self._behind = False
+        self._logged = 0
+        self.damaged = ""  # what the index said when it was last found broken
+        self.index_path = folder / "index.sqlite"
+        self._stamp_path = folder / "index.stamp"
+        self.rebuilt = False
+        self._room = Reserve(Disk(), folder, index_reserve)
+        self._open()
+        self._room.hold()
+
+    # --- opening -------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._stamp_path.exists() and self._stamp_path.read_text() != self._stamp():
+            log.warning("the index was changed by somebody else: it is made anew")
+            indexes.remove(self.index_path)
+        self._stamp_path.unlink(missing_ok=True)
+        index = self._usable()
+        after = index.checkpoint if index else None
+        self.journal = Journal.open(
+            self._folder / "journal", self._key, after=after, disk=self._disk,
+            segment_bytes=self._segment_bytes,
+        )  # fmt: skip
+        if index is not None and after is not None and not self.journal.checkpoint_held:
+            log.warning("the index does not fit the journal: it is made anew")
+            index.db.close()
+            index = None
+        self._log_damage()
+        if self.journal.torn:
+            log.warning(
+                "a crash cut off what nobody was told of", extra={"places": len(self.journal.torn)}
+            )
+        if index is not None and after is not None:
+            self.index = index
+            try:
+                self.catch_up(opening=True)
+            except sqlite3.DatabaseError as exc:
+                if is_full(exc):
+                    raise StorageError(
+                        f"the index cannot be opened: {exc}", hint="free some space"
+                    ) from exc
+                log.warning("the index is damaged: it is made anew", extra={"why": str(exc)})
+            else:
+                return
+            index.db.close()
+        elif index is not None:
+            index.db.close()
+        self.build(opening=True)
+
+    def _usable(self) -> Index | None:
+        try:
+            index = Index(self.index_path)
+            _ = index.checkpoint
+        except (IndexUnusableError, sqlite3.DatabaseError, ValueError) as exc:
+            log.warning("the index is not usable: it is made anew", extra={"why": str(exc)})
+            return None
+        return index
+
+    def _stamp(self) -> str:
+        """What changes when anybody writes to the index."""
+        try:
+            found = self.index_path.stat()
+        except FileNotFoundError:
+            return "none"
+        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
+
+    def _log_damage(self) -> None:
+        for each in self.journal.damage[self._logged :]:
+            log.error(
+                "the journal is damaged",
+                extra={
+                    "segment": each.segment, "offset": each.offset, "bytes": each.size,
+                    "records": f"{each.first_seq}-{each.last_seq}", "why": each.reason,
+                    "hint": "amp check",
+                },
+            )  # fmt: skip
+        self._logged = len(self.journal.damage)
+
+    # --- catching up ---------------------------------------------------------------------
+
+    def build(
+        self, *, opening: bool = False, swap: Callable[[Callable[[], None]], None] | None = None
+    ) -> None:
+        """Make the index anew beside the old one, then put it in its place (X1).
+
+        `swap` is given what puts it there, to call when no reader has the old one open.
+        """
+        beside = self.index_path.with_name("index.new.sqlite")
+        indexes.remove(beside)
+        fresh = Index(beside, building=True)
+        try:
+            self.replay(fresh, opening=opening)
+            fresh.finish()
+        finally:
+            fresh.db.close()
+
+        def put() -> None:
+            if not opening:
+                self.index.db.close()
+            indexes.put_in_place(beside, self.index_path)
+
+        (swap or _at_once)(put)
+        self.index = Index(self.index_path)
+        self.rebuilt = True
+        self.damaged = ""
+        self._behind = False
+
+    def catch_up(self, *, opening: bool = False) -> set[Topic]:
+        """Apply what the journal has and the index does not; whom that wakes."""
+        return self.replay(self.index, opening=opening)
+
+    def replay(self, index: Index, *, opening: bool = False) -> set[Topic]:
+        """Apply to `index` all records behind its checkpoint, in one transaction (X3)."""
+        kept = index.checkpoint
+        topics: set[Topic] = set()
+        places: list[tuple[int, Position]] = []
+        index.db.execute("BEGIN IMMEDIATE")
+        try:
+            for seq, record, position in self.records(kept.seq if kept else 0, opening=opening):
+                index.apply(seq, record)
+                if kept:
+                    topics.update(topics_of(record))
+                if isinstance(record, Kept | Queued):
+                    places.append((seq, position))
+                if len(places) >= _REPLAY_STEP:
+                    index.note_places(places)
+                    places.clear()
+            index.note_places(places)
+            index.note_checkpoint(self.journal.checkpoint)
+            index.db.execute("COMMIT")
+        except (AmpdError, sqlite3.Error):
+            index.rollback()
+            raise
+        self._log_damage()
+        return topics
+
+    def records(
+        self,
+        after: int = 0,
+        until: int = 1 << 62,
+        *,
+        opening: bool = False,
+        void: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Entry]:
+        """What counts in the journal: all records but the parts of torn groups (R3).
+
+        Of numbers above `after` and below `until`; `void` is told the others. With `opening`, the
+        last group is closed by a Void if a crash tore it.
+        """
+        group: list[Entry] = []
+        first = parts = 0
+        for found in self.journal.scan(after=after):
+            record, place, of = part_from_bytes(found.payload)
+            if group and (found.seq - place, of) != (first, parts):
+                if isinstance(record, Void) and record.first == first:
+                    for each in group:
+                        void(each[0])
+                else:
+                    yield from group
+                group = []
+            if found.seq >= until:
+                return
+            entry = (found.seq, record, found.position)
+            if of:
+                first, parts = found.seq - place, of
+                group.append(entry)
+            else:
+                yield entry
+        if opening and group and len(group) < parts and self._in_last_segment(group[0][2]):
+            yield self._make_void(first, parts)
+        else:
+            yield from group
+
+    def _in_last_segment(self, position: Position) -> bool:
+        return position.segment == self.journal.checkpoint.position.segment
+
+    def _make_void(self, first: int, parts: int) -> Entry:
+        """A crash tore the last batch: say so for ever, before anything else is written."""
+        record = Void(first, parts)
+        (written,) = self.journal.append([to_bytes(record)], urgent=True)
+        self.journal.sync()
+        log.warning("a crash tore what nobody was told of", extra={"records": parts})
+        return written.seq, record, written.position
+
+    # --- writing -------------------------------------------------------------------------
+
+    def commit(self, batch: list[Work]) -> set[Topic]:
+        """Run a batch under one sync; if that fails and it was shared, each on its own."""
+        try:
+            return self._attempt(batch)
+        except (AmpdError, sqlite3.Error) as exc:
+            self._undo()
+            if is_full(exc) and all(work.urgent for work in batch) and self._give_room():
+                return self.commit(batch)
+            if len(batch) > 1:
+                return {topic for work in batch for topic in self.commit([work])}
+            batch[0].result = outcome.Error(_storage_error(exc))
+            if indexes.is_damage(exc):
+                self.damaged = str(exc)
+            return set()
+
+    def _attempt(self, batch: list[Work]) -> set[Topic]:
+        topics = self._recover()
+        urgent = all(work.urgent for work in batch)
+        if not urgent and not self._room.hold():
+            raise self._room.refusal()
+        index = self.index
+        index.db.execute("BEGIN IMMEDIATE")
+        payloads: list[bytes] = []
+        bulk: list[int] = []
+        several = False
+        before = self.journal.checkpoint.seq
+        for work in batch:
+            transaction = Transaction(index, before + len(payloads) + 1, self._now())
+            self._run_one(work, transaction)
+            payloads += transaction.payloads
+            bulk += transaction.bulk
+            topics |= transaction.topics
+            several = several or len(transaction.payloads) > 1
+        if payloads:
+            written = self.journal.append(grouped(payloads) if several else payloads, urgent=urgent)
+            index.note_places((seq, written[seq - before - 1].position) for seq in bulk)
+            self.journal.sync()
+            index.note_checkpoint(self.journal.checkpoint)
+        self._commit_index()
+        return topics
+
+    def _run_one(self, work: Work, transaction: Transaction) -> None:
+        """E1. An error of the index is not the work's: it is raised."""
+        db = self.index.db
+        db.execute("SAVEPOINT work")
+        work.result = outcome.capture(work.run, transaction)
+        if isinstance(work.result, outcome.Error):
+            if isinstance(work.result.error, sqlite3.Error):
+                raise work.result.error
+            db.execute("ROLLBACK TO work")
+            self.index.forget_cache()
+            transaction.payloads.clear()
+            transaction.bulk.clear()
+            transaction.topics.clear()
+        db.execute("RELEASE work")
+
+    def _undo(self) -> None:
+        """After a failure: nothing of the batch stays, in the index or in the journal."""
+        self.index.rollback()
+        self._behind = True
+
+    def _recover(self) -> set[Topic]:
+        """Before anything new: cut off what was not synced, catch up the index (T4)."""
+        if not self._behind:
+            return set()
+        self.journal.reopen()
+        try:
+            topics = self.catch_up()
+        except sqlite3.Error as exc:
+            if not (is_full(exc) and self._give_room()):
+                raise
+            topics = self.catch_up()
+        self._behind = False
+        return topics
+
+    def _commit_index(self) -> None:
+        """The records are on disk. If the index cannot follow now, it catches up later (E3)."""
+        db = self.index.db
+        try:
+            try:
+                db.execute("COMMIT")
+            except sqlite3.Error as exc:
+                if not (is_full(exc) and self._give_room() and db.in_transaction):
+                    raise
+                db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            log.warning("the index cannot follow now", extra={"why": str(exc)})
+            self._undo()
+
+    def _give_room(self) -> bool:
+        try:
+            return self._room.release()
+        except OSError:
+            return False
+
+    # --- ending --------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the files, and note how the index was left."""
+        whole = not self._behind
+        try:
+            self.index.close()
+        except sqlite3.Error as exc:
+            log.warning("the index could not be closed well", extra={"why": str(exc)})
+            whole = False
+        self.journal.close()
+        if whole:
+            self._stamp_path.write_text(self._stamp())
+
+    def compacted(
+        self,
+        moved: dict[int, Position],
+        first: int,
+        until: int,
+        gone: list[tuple[bytes, bytes, bytes]],
+        *,
+        changed: bool,
+    ) -> None:
+        """Segment `first` was rewritten: where its live records are, and what is no more."""
+        db = self.index.db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if changed:
+                db.execute("DELETE FROM garbage WHERE seq>=? AND seq<?", (first, until))
+            db.executemany(
+                "UPDATE places SET segment=?, offset=? WHERE seq=?",
+                [(place.segment, place.offset, seq) for seq, place in moved.items()],
+            )
+            db.executemany("DELETE FROM seen WHERE sender=? AND id=? AND agent=?", gone)
+            db.execute("COMMIT")
+        except sqlite3.Error:
+            self.index.rollback()
+            raise
+
+    def rotate(self) -> Checkpoint:
+        """Begin a new segment, so that the one before can be rewritten; the index knows it."""
+        self._recover()
+        self.journal.rotate()
+        self.index.db.execute("BEGIN IMMEDIATE")
+        try:
+            self.index.note_checkpoint(self.journal.checkpoint)
+            self.index.db.execute("COMMIT")
+        except sqlite3.Error:
+            self.index.rollback()
+            raise
+        return self.journal.checkpoint
+
+
+def _at_once(put: Callable[[], None]) -> None:
+    put()
+
+
+def _storage_error(exc: Exception) -> AmpdError:
+    if isinstance(exc, AmpdError):
+        return exc
+    return StorageError(f"the index cannot be written: {exc}", hint="is the disk full? df -h")
