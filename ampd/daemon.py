@@ -45,7 +45,7 @@ from ampd.edge.network import NetworkWatch
 from ampd.edge.overview import Overview
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
-from ampd.model.errors import Invalid, Unavailable
+from ampd.model.errors import Invalid, StorageError, Unavailable
 from ampd.model.message import digest
 from ampd.settings import default_domain
 from ampd.storage.records import Epoch
@@ -67,7 +67,12 @@ def take_home(folder: Path) -> int:
     """A lock on the home for as long as this process lives, or HomeTakenError that names who."""
     path = folder / "ampd.lock"
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as exc:
+        raise StorageError(
+            f"{path} cannot be opened for writing: {exc.strerror}", hint=f"ls -ld {folder}; mount"
+        ) from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:

@@ -51,12 +51,14 @@ class Marks:
         return done
 
     async def shown(self, agent: Agent, messages: Sequence[Full]) -> None:
-        """What was shown is read; its sender is told."""
+        """What was shown is read, if nobody has marked it since; its sender is told."""
         seqs = [each.summary.seq for each in messages if each.summary.state == "unread"]
         if seqs:
-            await self._set(agent, seqs, State.READ)
+            await self._set(agent, seqs, State.READ, only_unread=True)
 
-    async def _set(self, agent: Agent, seqs: Sequence[int], state: State) -> list[str]:
+    async def _set(
+        self, agent: Agent, seqs: Sequence[int], state: State, *, only_unread: bool = False
+    ) -> list[str]:
         def work(tx: Transaction) -> list[str]:
             done: list[str] = []
             numbers: list[int] = []
@@ -70,7 +72,7 @@ class Marks:
                 if row is None or row["state"] == State.QUARANTINED:
                     continue
                 done.append(id_text(row["id"]))
-                if row["state"] != state:
+                if row["state"] != state and not (only_unread and row["state"] != State.UNREAD):
                     numbers.append(row["number"])
                     self._tell_sender(tx, agent, seq, row, state)
             if numbers:

@@ -5,6 +5,8 @@
       together share one sync.
   Z3  A line over LINE_LIMIT is answered with an error and the connection closed (local.py, L1).
   Z4  A caller that does not read its answers for WRITE_WITHIN seconds is gone.
+  Z7  What was read when the daemon is told to stop is carried out and answered, within
+      FINISH_WITHIN seconds: nobody's message is kept without a word to its sender.
 
 Not here: who may connect (local_socket.py), what is pushed (subscriptions.py), what a method does
 (methods.py), what both ends must know (protocol/local.py).
@@ -35,6 +37,7 @@ from ampd.protocol.local import (
 from ampd.storage.store import Transaction
 
 WRITE_WITHIN: Final = 30.0  # seconds; then a reader that does not read is gone
+FINISH_WITHIN: Final = 1.5  # seconds; the whole daemon ends within 3
 MAX_BATCH: Final = 1000  # requests in one array
 MAX_WAITS: Final = 64  # requests of one connection that wait at the same time
 _READ: Final = 65536
@@ -54,6 +57,7 @@ class Connection:
         self._subscriptions = Subscriptions(rooms, self._write, stream.aclose)
         self._nursery: trio.Nursery
         self._waits = 0
+        self._work = trio.CancelScope()
         self._over = False
 
     async def refuse(self, exc: AmpdError) -> None:
@@ -64,10 +68,18 @@ class Connection:
         """Until the caller hangs up."""
         try:
             async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._hurry)
                 await self._read()
                 self._nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the caller is gone: there is nobody to tell
+
+    async def _hurry(self) -> None:
+        """When it is over, what is being carried out has FINISH_WITHIN seconds (Z7)."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._work.deadline = trio.current_time() + FINISH_WITHIN
 
     async def _read(self) -> None:
         pending = bytearray()
@@ -96,7 +108,12 @@ class Connection:
                 await self._stream.send_all(data)
 
     async def _take(self, lines: list[bytearray]) -> None:
-        """Carry out what came in one piece; sends that stand together share one sync."""
+        """Carry out what came in one piece; stopping does not cut it off (Z7)."""
+        with trio.CancelScope(shield=True) as self._work:
+            await self._each(lines)
+
+    async def _each(self, lines: list[bytearray]) -> None:
+        """Sends that stand together share one sync."""
         group = _Sends(self)
         for line in lines:
             if self._over:
