@@ -6,6 +6,7 @@ ampd/daemon.py wires them, and no socket. Time is a clock that a test moves, or 
 
 import math
 import random
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -106,6 +107,7 @@ class Lan:
     def __init__(self):
         self.doors = {}
         self.log = []
+        self._broken = Counter()  # node -> how often it did not take something
         self.script = lambda node, envelope: None
 
     def plug_in(self, node):
@@ -116,13 +118,20 @@ class Lan:
 
     async def deliver(self, node, envelope):
         self.log.append((node, envelope))
+        session = self._broken[node]
         await trio.lowlevel.checkpoint()
-        answer = self.script(node, envelope)
-        if answer is not None:
-            return answer
-        if node not in self.doors:
-            raise Unavailable("the recipient's node is away")
-        return await self.doors[node].deliver(envelope, b"n" * 32)
+        try:
+            if session != self._broken[node]:
+                raise Unavailable("one before it was not taken")  # as a Carrier promises
+            answer = self.script(node, envelope)
+            if answer is not None:
+                return answer
+            if node not in self.doors:
+                raise Unavailable("the recipient's node is away")
+            return await self.doors[node].deliver(envelope, b"n" * 32)
+        except Unavailable:
+            self._broken[node] += 1
+            raise
 
 
 @dataclass

@@ -106,11 +106,13 @@ async def test_d1_a_restart_in_the_middle_offers_again_and_the_reader_sees_one(
         assert len(node.outbox()) == 1
     lan = Lan()
     lan.plug_in(other)
-    async with fakes.node(tmp_path, "here", clock=clock, carrier=lan) as node:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(node.transfer.run)
-            await emptied(node)
-            nursery.cancel_scope.cancel()
+    async with (
+        fakes.node(tmp_path, "here", clock=clock, carrier=lan) as node,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(node.transfer.run)
+        await emptied(node)
+        nursery.cancel_scope.cancel()
     assert other.bodies(bob) == ["once"]
 
 
