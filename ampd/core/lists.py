@@ -27,6 +27,10 @@ COLUMNS: Final = (
     " m.re, m.sent, m.at, m.size, m.preview, m.flags, m.via, m.encrypted, m.gap, m.receipt"
 )
 
+# A box is walked from its newest message; a thread is short, and walked first.
+_BY_BOX: Final = "boxes b CROSS JOIN messages m ON m.seq=b.message"
+_BY_THREAD: Final = "messages m CROSS JOIN boxes b ON b.message=m.seq"
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -115,10 +119,21 @@ class Lists:
         return row
 
     def _received(self, agent_id: int, agent: Agent, wanted: Filter) -> list[Summary]:
-        where, values = ["b.agent=?"], [agent_id]
+        where = ["b.agent=?"]
+        values: list[Any] = [agent_id]
         states = {"inbox": "b.state<2", "all": "b.state<3", "quarantine": "b.state=3"}
         where.append("b.state=0" if wanted.unread else states[wanted.box])
-        self._narrow(where, values, wanted)
+        if wanted.sender:
+            sender = _like(wanted.sender)
+            where.append(
+                "b.sender IN (SELECT id FROM senders WHERE address LIKE ? ESCAPE '\\')"
+                if "@" not in wanted.sender
+                else "b.sender=(SELECT id FROM senders WHERE address=?)"
+            )
+            values.append(sender)
+        if wanted.thread is not None:
+            where.append("m.thread=?")
+            values.append(wanted.thread)
         for text, sign in ((wanted.before, "<"), (wanted.after, ">")):
             if text:
                 where.append(f"b.number{sign}?")
@@ -126,7 +141,7 @@ class Lists:
         forward = bool(wanted.after and not wanted.before)
         rows = self._store.view.execute(
             f"SELECT b.number, b.state, b.reason, {TRUST} AS trust, {COLUMNS}"  # noqa: S608
-            f" FROM boxes b CROSS JOIN messages m ON m.seq=b.message{TRUST_JOIN}"
+            f" FROM {_BY_BOX if wanted.thread is None else _BY_THREAD}{TRUST_JOIN}"
             f" WHERE {' AND '.join(where)} ORDER BY b.number {'ASC' if forward else 'DESC'}"
             " LIMIT ?",
             (*values, wanted.limit + 1),
@@ -134,23 +149,19 @@ class Lists:
         found = [summary_of(row, row["number"], State(row["state"]).name.lower()) for row in rows]
         return found if forward else found[::-1]
 
-    def _narrow(self, where: list[str], values: list[Any], wanted: Filter) -> None:
+    def _sent(self, agent_id: int, wanted: Filter) -> list[Summary]:
+        where = ["m.by=?"]
+        values: list[Any] = [agent_id]
+        if wanted.box == "outbox":
+            where.append(
+                "m.id IN (SELECT o.message FROM outbox o WHERE o.what='message' AND o.by=m.by)"
+            )
         if wanted.sender:
-            sender = wanted.sender.lower()
-            where.append("m.sender LIKE ? ESCAPE '\\'" if "@" not in sender else "m.sender=?")
-            values.append(sender if "@" in sender else sender.replace("_", "\\_") + "@%")
+            where.append("m.sender LIKE ? ESCAPE '\\'")
+            values.append(_like(wanted.sender))
         if wanted.thread is not None:
             where.append("m.thread=?")
             values.append(wanted.thread)
-
-    def _sent(self, agent_id: int, wanted: Filter) -> list[Summary]:
-        where, values = ["m.by=?"], [agent_id]
-        if wanted.box == "outbox":
-            where.append(
-                "EXISTS(SELECT 1 FROM outbox o WHERE o.what='message' AND o.message=m.id"
-                " AND o.by=m.by)"
-            )
-        self._narrow(where, values, wanted)
         for text, sign in ((wanted.before, "<"), (wanted.after, ">")):
             if text:
                 where.append(f"m.seq{sign}?")
@@ -163,7 +174,7 @@ class Lists:
         return [summary_of(row, None, "read") for row in rows[::-1]]
 
     def _count_sent(self, agent_id: int) -> int:
-        row = self._store.view.execute("SELECT count(*) FROM messages WHERE by=?", (agent_id,))
+        row = self._store.view.execute("SELECT sent FROM agents WHERE id=?", (agent_id,))
         count: int = row.fetchone()[0]
         return count
 
@@ -269,9 +280,10 @@ class Lists:
         ).fetchall()
         if not rows and len(bare) < 32:
             rows = self._store.view.execute(
-                f"SELECT m.id, min(m.seq) FROM messages m WHERE hex(m.id) LIKE :t AND {held}"  # noqa: S608
+                f"SELECT m.id, min(m.seq) FROM messages m WHERE substr(m.id, -3)=:e"  # noqa: S608
+                f" AND hex(m.id) LIKE :t AND {held}"
                 " GROUP BY m.id, m.sender_key LIMIT 3",
-                {"a": agent_id, "t": "%" + bare.upper()},
+                {"a": agent_id, "t": "%" + bare.upper(), "e": bytes.fromhex(bare[-6:])},
             ).fetchall()
         return [row[1] for row in rows]
 
@@ -310,6 +322,12 @@ def summary_of(row: sqlite3.Row, number: int | None, state: str) -> Summary:
         missing=row["gap"],
         receipt=bool(row["receipt"]),
     )
+
+
+def _like(sender: str) -> str:
+    """A pattern for an address, or for a name at any domain."""
+    sender = sender.lower()
+    return sender if "@" in sender else sender.replace("_", "\\_") + "@%"
 
 
 def unknown(text: str) -> Refused:

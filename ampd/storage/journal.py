@@ -156,10 +156,8 @@ class Journal:
     @property
     def sealed(self) -> list[tuple[int, int, int]]:
         """Of each segment but the last: its first number, its follower's, its size in bytes."""
-        return [
-            (first, until, self._disk.size(segment_path(self._folder, first)))
-            for first, until in pairwise(self._segments)
-        ]
+        size = self._disk.size
+        return [(n, m, size(segment_path(self._folder, n))) for n, m in pairwise(self._segments)]
 
     @property
     def full(self) -> bool:
@@ -285,10 +283,7 @@ class Journal:
         return moved
 
     def rotate(self) -> None:
-        """Begin a new segment if the last one has records (compact() never rewrites the last).
-
-        Raises OSError or StorageError: it goes on with the old one.
-        """
+        """Begin a new segment if the last has records. Raises OSError, StorageError: as before."""
         self._must_work()
         if self._written.seq >= self._active:
             self._rotate()

@@ -14,6 +14,7 @@ Not here: who waits for what (store.py), which records are dead (cleaning.py).
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from ampd.model.errors import AmpdError, StorageError
 from ampd.storage import index as indexes
 from ampd.storage.disk import Disk
 from ampd.storage.index import Index, IndexUnusableError, is_full
-from ampd.storage.journal import Checkpoint, Journal, Position
+from ampd.storage.journal import Journal, Position
 from ampd.storage.records import (
     Kept,
     Queued,
@@ -339,10 +340,9 @@ class Writer:
             self._undo()
 
     def _give_room(self) -> bool:
-        try:
+        with suppress(OSError):
             return self._room.release()
-        except OSError:
-            return False
+        return False
 
     # --- ending --------------------------------------------------------------------------
 
@@ -383,18 +383,11 @@ class Writer:
             self.index.rollback()
             raise
 
-    def rotate(self) -> Checkpoint:
+    def rotate(self) -> None:
         """Begin a new segment, so that the one before can be rewritten; the index knows it."""
         self._recover()
         self.journal.rotate()
-        self.index.db.execute("BEGIN IMMEDIATE")
-        try:
-            self.index.note_checkpoint(self.journal.checkpoint)
-            self.index.db.execute("COMMIT")
-        except sqlite3.Error:
-            self.index.rollback()
-            raise
-        return self.journal.checkpoint
+        self.index.note_checkpoint(self.journal.checkpoint)
 
 
 def _at_once(put: Callable[[], None]) -> None:
