@@ -24,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", metavar="FILE", help="read FILE instead of config.toml")
     made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     made.add_argument("--log-format", metavar="FORM", help="auto, text, journald or json")
+    made.add_argument(
+        "--check", action="store_true", help="say what would keep it from starting, and exit"
+    )
     made.add_argument("--version", action="version", version=f"ampd {ampd.__version__}")
     return made
 
@@ -50,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def serve() -> None:
         settings = load()
         logs.configure(settings.log.level, settings.log.format, os.environ, sys.stderr)
-        from ampd.daemon import Daemon
+        from ampd.daemon import Daemon, check
 
+        if flags.check:
+            check(settings)
+            return
         trio.run(Daemon(settings, load).run)
 
     return attempt(serve)

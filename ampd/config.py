@@ -317,7 +317,7 @@ def make_folders(paths: Paths) -> None:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise Invalid(
                 f"{folder}: is not a folder of this user",
-                hint=f"remove it, or set {paths.moved_by} to a folder of your own",
+                hint=f"chown it to this user, or set {paths.moved_by} to a folder of your own",
             )
         if found.st_mode & forbidden:
             raise Invalid(

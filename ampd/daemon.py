@@ -36,7 +36,7 @@ from ampd.core.submission import Submission
 from ampd.core.tracking import Tracking
 from ampd.core.transfer import Transfer
 from ampd.core.whereabouts import Whereabouts
-from ampd.crypto.keyfiles import make_folder, node_key, remove_leftovers
+from ampd.crypto.keyfiles import load_agent_keys, make_folder, node_key, remove_leftovers
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.edge.local_socket import LocalSocket
 from ampd.edge.mdns import Mdns
@@ -47,7 +47,7 @@ from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.errors import Invalid, StorageError, Unavailable
 from ampd.model.message import digest
-from ampd.settings import default_domain
+from ampd.settings import Peer, default_domain
 from ampd.storage.records import Epoch
 from ampd.storage.store import Store, Transaction
 from ampd.systemd import Manager
@@ -163,7 +163,7 @@ class Daemon:
         )
         mailbox = Mailbox(store, agents, contacts, wall_clock, config.limits.message_bytes)
         whereabouts = self._whereabouts = Whereabouts()
-        listen = _endpoint_text(config.peer.listen)
+        listen = _endpoint_text(_free(config.peer.listen))
         me = LocalNode(node, config.node.domain, epoch, listen)
         peers = PeerTcp(me, whereabouts, mailbox, wall_clock, random.Random())  # noqa: S311
         transfer = Transfer(
@@ -290,6 +290,46 @@ class Daemon:
                 log.warning("these settings need a restart", extra={"sections": changed})
             log.info("the settings were read again")
         self._manager.ready("serving")
+
+
+def _free(endpoint: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Where to listen: the default port if it is free, else any; what was chosen stays.
+
+    A second user or a second home on a machine needs no configuration: mDNS and sessions say which
+    port it is.
+    """
+    if endpoint != Peer().listen or endpoint is None or _can_bind(endpoint):
+        return endpoint
+    log.warning("the default port is taken, another one is used", extra={"port": endpoint[1]})
+    return endpoint[0], 0
+
+
+def _can_bind(endpoint: tuple[str, int]) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(endpoint)
+        except OSError:
+            return False
+    return True
+
+
+def check(config: Config) -> None:
+    """Whether a daemon could start with these settings; raises what it would end with."""
+    paths = config.paths
+    make_folders(paths)
+    keys = paths.data / "keys"
+    if (keys / "node.key").exists():
+        node_key(keys / "node.key")
+    for path in (keys / "agents").glob("*.key"):
+        load_agent_keys(path)
+        paths.agent_socket(path.stem)
+    _ = paths.socket
+    endpoint = _free(config.peer.listen)
+    if endpoint is not None and not _can_bind(endpoint):
+        raise Unavailable(
+            f"cannot listen on {_endpoint_text(endpoint)}", hint="is another ampd running there?"
+        )
 
 
 def _endpoint_text(endpoint: tuple[str, int] | None) -> str:

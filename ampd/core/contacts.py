@@ -272,8 +272,9 @@ class Contacts:
         known = self.listed(address)
         match = [c for c in known if fingerprint(c.key) == said.strip()]
         if not match:
-            raise Invalid(
+            raise Refused(
                 f"{address} has the fingerprint {fingerprint(known[0].key)}, not {said}",
+                code="conflict",
                 hint="compare it with what its owner sees in `amp whoami`",
             )
         return await self._settle(match[0], "verified")

@@ -76,8 +76,8 @@ class LocalSocket:
                 self._nursery.start_soon(self._serve_agent, name, self._scopes[name])
 
     async def _serve_agent(self, name: str, scope: trio.CancelScope) -> None:
-        path = Path(self._rooms.socket_of(name))
         try:
+            path = Path(self._rooms.socket_of(name))
             listener = listen(path)
         except (OSError, Invalid) as exc:
             log.warning("no socket for one agent", extra={"agent": name, "why": str(exc)})

@@ -81,7 +81,7 @@ class Rooms:
     tracking: Tracking
     directory: Directory
     checkup: Checkup
-    status: Callable[[], Document]
+    status: Callable[[str], Document]  # of one agent's view, or "" for the owner's
     peers: Callable[[], list[PeerState]]
     agents_changed: Callable[[], Awaitable[None]]
     settling: Callable[[], float]  # seconds until the neighbours should have been found
@@ -160,9 +160,9 @@ class Methods:
             "domain": agents.domain,
         }
 
-    async def _status(self, _caller: Caller, params: Params) -> Document:
+    async def _status(self, caller: Caller, params: Params) -> Document:
         params.done()
-        return self._rooms.status()
+        return self._rooms.status(caller.bound)
 
     async def _stop(self, _caller: Caller, params: Params) -> Document:
         params.done()
@@ -180,6 +180,7 @@ class Methods:
             None if capabilities is None else tuple(capabilities),
         )
         params.done()
+        self._rooms.socket_of(name)  # its path may be too long: better known before than after
         agent, created = await self._rooms.agents.create(name, profile)
         if created:
             await self._rooms.agents_changed()

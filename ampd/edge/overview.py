@@ -29,8 +29,21 @@ class Overview:
     started_at: float
     chosen_by_default: bool  # the domain is the host's name, and nobody's decision
 
-    def document(self) -> Document:
-        """As it is at this moment."""
+    def document(self, bound: str = "") -> Document:
+        """As it is at this moment; on an agent's own socket, only what is that agent's (Y2)."""
+        node = {
+            "domain": self.agents.domain,
+            "key": key_text(self.agents.node.public),
+            "fingerprint": fingerprint(self.agents.node.public),
+            "listen": self.listen(),
+        }
+        if bound:
+            return {
+                "version": ampd.__version__,
+                "node": node,
+                "agents": [agent for agent in self._agents() if agent["name"] == bound],
+                "uptime_s": self._uptime(),
+            }
         view = self.store.view
         messages = view.execute("SELECT count(*) FROM messages").fetchone()[0]
         queued = view.execute(
@@ -38,12 +51,7 @@ class Overview:
         ).fetchone()
         return {
             "version": ampd.__version__,
-            "node": {
-                "domain": self.agents.domain,
-                "key": key_text(self.agents.node.public),
-                "fingerprint": fingerprint(self.agents.node.public),
-                "listen": self.listen(),
-            },
+            "node": node,
             "agents": self._agents(),
             "peers": [documents.peer(state) for state in self.peers.peers()],
             "relays": [],
@@ -52,8 +60,11 @@ class Overview:
             "mailbox": {"messages": messages, "bytes": self.store.journal.size_bytes},
             "discovery": self._discovery(),
             "warnings": self.warnings(),
-            "uptime_s": round(trio.current_time() - self.started_at, 3),
+            "uptime_s": self._uptime(),
         }
+
+    def _uptime(self) -> float:
+        return round(trio.current_time() - self.started_at, 3)
 
     def _agents(self) -> list[Document]:
         rows = self.store.view.execute(
