@@ -101,11 +101,12 @@ class Connection:
         text = f"a line of more than {LINE_LIMIT} bytes"
         await self._write(error(None, INVALID_REQUEST, text, {"code": "too_large"}))
 
-    async def _write(self, document: object) -> None:
-        data = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    async def _write(self, *documents_: object) -> None:
+        """One line each, in one piece: many answers wake their reader once."""
+        lines = [json.dumps(document, separators=(",", ":")) + "\n" for document in documents_]
         async with self._writing:
             with trio.fail_after(WRITE_WITHIN):
-                await self._stream.send_all(data)
+                await self._stream.send_all("".join(lines).encode())
 
     async def _take(self, lines: list[bytearray]) -> None:
         """Carry out what came in one piece; stopping does not cut it off (Z7)."""
@@ -256,12 +257,12 @@ class Connection:
         except AmpdError as exc:
             return [exc] * len(works)
 
-    async def say(self, answer: Answer, answers: list[Answer] | None) -> None:
+    async def say(self, said: list[Answer], answers: list[Answer] | None) -> None:
         """Into the answers of a batch, or onto the wire."""
-        if answers is None:
-            await self._write(answer)
-        else:
-            answers.append(answer)
+        if answers is not None:
+            answers += said
+        elif said:
+            await self._write(*said)
 
 
 _HERE: Final = frozenset(("inbox.subscribe", "inbox.unsubscribe"))
@@ -309,11 +310,11 @@ class _Sends:
             return
         works, self._works = self._works, []
         found = await self._connection.send_all([work for _, work in works])
-        for (request, _), sent in zip(works, found, strict=True):
-            if request.is_notification:
-                continue
-            if isinstance(sent, Sent):
-                answer = result(request.id, documents.sent(sent))
-            else:
-                answer = application_error(request.id, sent)
-            await self._connection.say(answer, self._answers)
+        said = [
+            result(request.id, documents.sent(sent))
+            if isinstance(sent, Sent)
+            else application_error(request.id, sent)
+            for (request, _), sent in zip(works, found, strict=True)
+            if not request.is_notification
+        ]
+        await self._connection.say(said, self._answers)
