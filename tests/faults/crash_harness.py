@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from faults.crash_harness_load import Load
 from faults.crash_harness_node import Node, NotReady, Told, Unknown, listed, pause
 from faults.crash_harness_oracle import BOXES, BREACHES, SENDERS, Ledger, Oracle
+from faults.crash_harness_warm import Warm
 
 FAULTS = ("kill", "sync", "recovery", "early", "term", "twice", "frozen")
 SEGMENT_BYTES = (0, 65536)  # as it is, and so small that segments change all the time
@@ -41,6 +42,7 @@ class Harness:
         self._longest = longest
         home = (disk.folder if disk else self.work) / "home"
         self.node = Node(home, self.work / "daemon.log", source=source)
+        self.node.warm = Warm(self.node.environ, self.node.log)
         self.ledger = Ledger(self.work / "ledger.jsonl", seed)
         self.ledger.errors_are_unknown = disk is not None
         self.oracle = Oracle(self.ledger, self.rng)
@@ -232,6 +234,7 @@ def run(work, seed, cycles, faults, **options):
     finally:
         if harness.node.process is not None:
             harness.node.kill()
+        harness.node.warm.close()
         harness.ledger.close()
     return harness
 

@@ -119,6 +119,7 @@ class Node:
         self.log = Path(log)
         self.socket = self.home / "run" / "ampd.sock"
         self.process = None
+        self.warm = None  # a Warm, for starts that cost less
         self.environ = {
             **os.environ,
             "AMPD_HOME": str(self.home),
@@ -136,6 +137,9 @@ class Node:
 
     def begin(self, *, segment_bytes=0, wrapper=()):
         """Start the daemon and do not wait for it. With `strace -D` as wrapper it is our child."""
+        if self.warm is not None and not wrapper:
+            self.process = self.warm.start(self.environ, self.log, segment_bytes)
+            return
         program = [sys.executable, "-m", "ampd"]
         if segment_bytes:
             program = [sys.executable, "-c", _SMALL_SEGMENTS, str(segment_bytes)]

@@ -30,11 +30,11 @@ def unharmed(harness):
 
 
 def test_p1_nothing_is_lost_or_doubled_when_it_is_killed_at_work(work):
-    assert unharmed(crash_harness.run(work, 11, 24, ("kill",)))
+    assert unharmed(crash_harness.run(work, 11, 40, ("kill",)))
 
 
 def test_p1_nothing_is_lost_when_it_is_killed_again_and_again_while_it_recovers(work):
-    assert unharmed(crash_harness.run(work, 12, 5, ("recovery",)))
+    assert unharmed(crash_harness.run(work, 12, 8, ("recovery",)))
 
 
 @needs_strace
