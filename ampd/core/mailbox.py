@@ -15,9 +15,11 @@
 Not here: lists (lists.py), marks (marks.py), what goes out (submission.py, transfer.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import trio
 
 from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
@@ -98,6 +100,30 @@ class Mailbox:
     async def learn(self, cards: list[bytes], node: bytes) -> None:
         """Keep the cards that a peer showed."""
         await self._contacts.learn(cards, node, "lan")
+
+    async def cards_for(self, addresses: Sequence[str], _node: bytes) -> list[bytes]:
+        """The cards of our agents at these addresses; "@domain" and "" as ports.Door says."""
+        asked = {address.lower() for address in addresses}
+        await trio.lowlevel.checkpoint()
+        return [
+            agent.signed_card
+            for agent in self._agents
+            if asked & {"", f"@{agent.address.domain}", str(agent.address)}
+        ]
+
+    async def join(self, _token: bytes, _node: bytes) -> None:
+        """A relay is another program."""
+        await trio.lowlevel.checkpoint()
+        raise Refused("this node keeps no mail for others: it is no relay", code="forbidden")
+
+    async def collect(self, _cards: list[bytes], _node: bytes) -> None:
+        """A relay is another program."""
+        await trio.lowlevel.checkpoint()
+        raise Refused("this node keeps no mail for others: it is no relay", code="forbidden")
+
+    async def left(self, _node: bytes) -> None:
+        """Nothing here hangs on a session."""
+        await trio.lowlevel.checkpoint()
 
     def _check(self, letter: Letter, agent: Agent) -> Opened:
         """Everything about a message that needs no memory (B1)."""

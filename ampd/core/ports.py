@@ -1,20 +1,24 @@
 """What the rooms of the core ask of those above, as types: no room above is imported here."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ampd.model.message import Delivery, Envelope
 
 
 class Door(Protocol):
-    """The way in for what other hosts bring: this node's own mailbox, or its relay."""
+    """The way in for what other hosts bring: this node's own mailbox, or its relay.
+
+    `node` is always the key that the other node proved.
+    """
 
     async def deliver(self, envelope: Envelope, node: bytes) -> Delivery:
         """Return once the envelope is safe here: on disk, with its mark as seen.
 
-        `node` is the key that the offering node proved. Raises Refused (for good; StaleKey
-        carries a newer card) or Unavailable (offer it again). The same envelope may be offered
-        twice. Calls keep their order: what was called first is kept first, although several
-        calls may be under way, so that one sync serves them all.
+        Raises Refused (for good; StaleKey carries a newer card) or Unavailable (offer it again).
+        The same envelope may be offered twice. Calls keep their order: what was called first is
+        kept first, although several calls may be under way, so that one sync serves them all.
+        After Unavailable and StaleKey the session holds back what comes behind.
         """
         ...
 
@@ -22,8 +26,30 @@ class Door(Protocol):
         """The signed cards of this node's agents, withdrawn ones included."""
         ...
 
+    async def cards_for(self, addresses: Sequence[str], node: bytes) -> list[bytes]:
+        """The newest signed cards of these addresses; "@domain" is all of one, "" everybody.
+
+        Raises Refused or Unavailable: then the node is shown none.
+        """
+        ...
+
     async def learn(self, cards: list[bytes], node: bytes) -> None:
         """Keep the signed cards that a node showed; what does not hold is passed over."""
+        ...
+
+    async def join(self, token: bytes, node: bytes) -> None:
+        """Let `node` use this relay, by an invitation. Raises Refused or Unavailable."""
+        ...
+
+    async def collect(self, cards: list[bytes], node: bytes) -> None:
+        """Bring `node` the mail of the agents of these cards, from now on, and no other.
+
+        Raises Refused or Unavailable. One call at a time for one node.
+        """
+        ...
+
+    async def left(self, node: bytes) -> None:
+        """There is no session with `node` any more."""
         ...
 
 
@@ -34,8 +60,13 @@ class Carrier(Protocol):
         """Return once the envelope is safe there. Raises Refused (give it up), StaleKey (seal
         it again) or Unavailable (offer it again later).
 
-        Calls for one node keep their order: what was called later is not taken there before what
-        was called earlier, and when a session ends without an answer, everything that was called
-        for that node and not answered is Unavailable.
+        Calls for one mailbox at one node keep their order, which is the one in which they begin:
+        what was called later is not taken there before what was called earlier. So when one is
+        Unavailable, or StaleKey, the later ones of that mailbox are Unavailable too, unless they
+        were taken already; and when a session breaks, all that was called for that node is.
         """
+        ...
+
+    def wake(self, node: bytes) -> None:
+        """Somebody waits for this node: if there is no session, call it soon."""
         ...

@@ -1,51 +1,46 @@
 """One peer session over one stream: pumps bytes between a trio stream and a Session.
 
 Decides nothing: what may be said is protocol/session.py, what is taken is the door
-(core/mailbox.py), whom to call and which of two sessions stays is edge/peer_tcp.py.
+(core/mailbox.py, core/relay.py), in which order we offer is peer_offers.py, whom to call and which
+of two sessions stays is edge/peer_tcp.py.
 
-What a peer can make us hold: 64 KiB of a record, one frame (1.1 MiB), WINDOW_BYTES of its
-unanswered envelopes (4 MiB) and MAX_UNWRITTEN of what it does not read (6 MiB). A session that
-reads too slowly, is silent for two pings or leaves an envelope unanswered ends; what was unanswered
-is Unavailable, and still in the sender's journal.
+What a peer can make us hold: 64 KiB of a record, one frame (1.1 MiB), WINDOW_BYTES of what it asked
+and we did not answer (4 MiB) and MAX_UNWRITTEN of what it does not read (6 MiB); all of them
+together no more than peer_budget.py says. Of what we offer, one envelope waits to be written; the
+others wait in the queue. A session that reads too slowly, is silent for two pings or leaves a
+question unanswered ends; what was unanswered is Unavailable, and still in the sender's journal.
 """
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import trio
 
 from ampd.core.ports import Door
-from ampd.model.errors import (
-    AmpdError,
-    ProtocolError,
-    Refused,
-    RemoteProtocolError,
-    StaleKey,
-    Unavailable,
-)
-from ampd.model.message import Delivery, Envelope
+from ampd.edge.peer_budget import Budget
+from ampd.edge.peer_offers import Answer, Offer, Offers, Request
+from ampd.edge.peer_words import batches, outcome_of, refusal, too_large
+from ampd.model.errors import ProtocolError, Refused, RemoteProtocolError, Unavailable
 from ampd.protocol.events import (
     MAX_ADDRESSES,
-    MAX_CARD,
-    MAX_CARDS,
-    MAX_TEXT,
     Accept,
     Cards,
+    Collect,
     Deliver,
     Event,
     Goodbye,
     Hello,
+    Join,
     Ping,
     Pong,
     Refuse,
     WantCards,
 )
-from ampd.protocol.handshake import MAX_UNPROVED, Channel, Handshake
-from ampd.protocol.session import TEMPORARY, WINDOW_BYTES, Session
+from ampd.protocol.handshake import Handshake
+from ampd.protocol.session import ENVELOPE_BYTES, Held, Session
 
-HANDSHAKE_WITHIN: Final = 10.0  # seconds; and as long again for the peer's Hello
 PING_EVERY: Final = 20.0  # seconds; under the 30 s after which home routers forget a connection
 SILENT_FOR: Final = 2 * PING_EVERY  # then the peer is gone
 PROBE_WITHIN: Final = 5.0  # seconds for an answer after the machine slept or changed networks
@@ -55,62 +50,19 @@ LINGER: Final = 5.0  # seconds for the peer to close after our last byte
 MAX_AGE: Final = 3600.0  # seconds, as wire.md: fresh keys every hour
 MAX_READ: Final = 65536
 MAX_WRITE: Final = 65536  # many small words in one system call
-MAX_UNWRITTEN: Final = WINDOW_BYTES + (2 << 20)  # our open envelopes, and cards and answers
+MAX_ANSWER: Final = 256  # cards in answer to one question; the largest are 4 MiB
+MAX_UNWRITTEN: Final = 6 << 20  # such an answer, an envelope of ours, and the small words
 
 LINK_BROKE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 log = logging.getLogger("ampd.peer")
 
 
-class Offer:
-    """An envelope on its way to one node, and what became of it."""
-
-    __slots__ = ("_answered", "_outcome", "abandoned", "envelope")
-
-    def __init__(self, envelope: Envelope) -> None:
-        self.envelope = envelope
-        self.abandoned = False  # nobody waits any more
-        self._answered = trio.Event()
-        self._outcome: Delivery | AmpdError | None = None
-
-    def settle(self, outcome: Delivery | AmpdError) -> None:
-        """Say what became of it, once."""
-        self._outcome = outcome
-        self._answered.set()
-
-    async def outcome(self) -> Delivery:
-        """Wait for the answer; raises what `deliver` of a Carrier raises."""
-        try:
-            await self._answered.wait()
-        except trio.Cancelled:
-            self.abandoned = True
-            raise
-        if isinstance(self._outcome, Delivery):
-            return self._outcome
-        assert self._outcome is not None  # noqa: S101  settle() has set it
-        raise self._outcome
-
-
-async def prove(stream: trio.abc.Stream, handshake: Handshake) -> Channel:
-    """Run `handshake` over `stream`; RemoteProtocolError or a broken link if it fails."""
-    if first := handshake.start():
-        await stream.send_all(first)
-    left = MAX_UNPROVED
-    while handshake.channel is None:
-        data = await stream.receive_some(left)
-        if not data:
-            raise RemoteProtocolError("it hung up during the handshake")
-        left -= len(data)
-        if answer := handshake.receive(bytes(data)):
-            await stream.send_all(answer)
-    return handshake.channel
-
-
 class PeerConnection:
     """A session with a node that has proved its key.
 
-    `waiting` is what is to be offered to that node, in order. It belongs to the caller, so that the
-    next session goes on where this one retired.
+    `offers` is what is to be offered to that node, in order. It belongs to the caller, so that the
+    next session goes on where this one retired. `source` is the address at the other end.
     """
 
     def __init__(
@@ -118,24 +70,32 @@ class PeerConnection:
         stream: trio.abc.HalfCloseableStream,
         handshake: Handshake,
         door: Door,
-        waiting: deque[Offer],
+        offers: Offers,
+        budget: Budget,
+        source: str = "",
+        envelope_bytes: int = ENVELOPE_BYTES,
     ) -> None:
         assert handshake.channel is not None and handshake.peer is not None  # noqa: S101, PT018
         self.node = handshake.peer
+        self.source = source
         self.hello: Hello | None = None  # the peer's
         self.rtt: float | None = None  # seconds
         self.heard_at = trio.current_time()
         self.ended = ""  # why, once it has
         self.leaving = trio.Event()  # nothing more will be offered here
+        self.drained = trio.Event()  # and nothing that was is unanswered
         self.closed = trio.Event()
         self._stream = stream
         self._channel = handshake.channel
-        self._session = Session()
+        self._session = Session(envelope_bytes)
         self._door = door
-        self._waiting = waiting
+        self._offers = offers
+        self._budget = budget
         self._early = self._session.receive(self._channel.open(handshake.rest))
-        self._open: dict[int, tuple[Offer, float]] = {}
+        self._open: dict[int, tuple[Answer, float]] = {}
+        self._requests: deque[Request] = deque()
         self._questions: dict[int, trio.Event] = {}
+        self._held = Held()
         self._unwritten: deque[bytes] = deque()
         self._unwritten_bytes = 0
         self._work = trio.Event()
@@ -168,10 +128,11 @@ class PeerConnection:
                     await self._read()
                     nursery.cancel_scope.cancel()
             finally:
-                self._settle_what_is_open()
                 self._nursery = None
-                self.leaving.set()
-                self.closed.set()
+                self._settle_what_is_open()
+                self._budget.hold(self, 0)
+                for event in (self.leaving, self.drained, self.closed):
+                    event.set()
                 await trio.aclose_forcefully(self._stream)
 
     def end(self, why: str) -> None:
@@ -179,45 +140,61 @@ class PeerConnection:
         self.ended = self.ended or why
         self._scope.cancel()
 
-    def retire(self, why: str) -> None:
+    def retire(self, why: str, within: float = RETIRE_WITHIN) -> None:
         """End the session once what is open is answered; what waits is left to the next one."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + within)
         if self._session.open_for_us:
             self._say(Goodbye(why))
             self.ended = self.ended or why
-            self._scope.deadline = trio.current_time() + RETIRE_WITHIN
             self.leaving.set()
+            while self._requests:
+                self._requests.popleft().settle(Unavailable(f"the session ended: {why}"))
+            self._see_what_is_left()
 
     def admit(self) -> None:
-        """Offer what waits, as far as the window allows; in order."""
-        waiting, session = self._waiting, self._session
-        while waiting and session.may_deliver(len(waiting[0].envelope.sealed)):
-            offer = waiting.popleft()
-            if offer.abandoned:
-                continue
-            if self._is_too_large(offer):
-                continue
-            number = session.next_number
-            self._open[number] = (offer, trio.current_time())
-            self._say(Deliver(number, offer.envelope))
+        """Say what waits, as far as the window and the writer allow; in order."""
+        session = self._session
+        while self._requests and session.may_request(self._requests[0].size):
+            request = self._requests.popleft()
+            self._begin(request, request.word(session.next_number))
+        while not self._requests and self._unwritten_bytes < MAX_WRITE:
+            offer = self._offers.next(self)
+            if offer is None or not session.may_deliver(len(offer.envelope.sealed)):
+                return
+            if refused := too_large(offer.envelope, self.hello):
+                self._offers.refuse_next(refused)
+            else:
+                self._begin(self._offers.begin(self), Deliver(session.next_number, offer.envelope))
+
+    def _begin(self, asked: Answer, word: Deliver | Join | Collect) -> None:
+        self._open[word.number] = (asked, trio.current_time())
+        self._say(word)
 
     def show(self, cards: Iterable[bytes]) -> None:
         """Show the peer these signed cards."""
         if self._session.open_for_us:
-            for some in _batches(cards):
+            for some in batches(cards):
                 self._say(Cards(0, some))
 
-    async def want_cards(self, addresses: Iterable[str]) -> None:
+    async def request(self, request: Request) -> None:
+        """Say a Join or a Collect, and wait for the answer; raises Refused or Unavailable."""
+        if not self._session.open_for_us or self.closed.is_set():
+            raise Unavailable("the session with this node has ended")
+        self._requests.append(request)
+        self.admit()
+        await request.outcome()
+
+    async def want_cards(self, addresses: Sequence[str]) -> None:
         """Ask for the newest cards of `addresses`; return when the door has learned the answer.
 
         Raises Unavailable when the session ends first.
         """
-        wanted = tuple(addresses)[:MAX_ADDRESSES]
         while (number := self._session.next_question) is None and self._questions:
             await next(iter(self._questions.values())).wait()
         if number is None or not self._session.open_for_us:
             raise Unavailable("the session with this node has ended")
         answered = self._questions[number] = trio.Event()
-        self._say(WantCards(number, wanted))
+        self._say(WantCards(number, tuple(addresses[:MAX_ADDRESSES])))
         await answered.wait()
         if self._nursery is None:
             raise Unavailable(f"the session with this node ended: {self.ended}")
@@ -232,7 +209,9 @@ class PeerConnection:
             await self._hear_all(self._early)
             while data := await self._stream.receive_some(MAX_READ):
                 self.heard_at = trio.current_time()
-                await self._hear_all(self._session.receive(self._channel.open(bytes(data))))
+                events = self._session.receive(self._channel.open(bytes(data)))
+                self._count()
+                await self._hear_all(events)
             self.ended = self.ended or "the peer hung up"
         except ProtocolError as exc:
             log.warning("session ended node=%s why=%s", self.node.hex()[:16], exc)
@@ -241,11 +220,13 @@ class PeerConnection:
             self.end(f"the link broke: {exc}")
 
     async def _hear_all(self, events: list[Event]) -> None:
+        assert self._nursery is not None  # noqa: S101  only run() reads
         for event in events:
             match event:
-                case Deliver(number, envelope):
-                    assert self._nursery is not None  # noqa: S101  only run() reads
-                    self._nursery.start_soon(self._take, number, envelope)
+                case Deliver() if self._refuse_held(event):
+                    pass
+                case Deliver() | Join() | Collect():
+                    self._nursery.start_soon(self._do, event)
                     # Trio runs what became ready together in any order. One round for each keeps
                     # the calls of the door in the order of the numbers.
                     await trio.lowlevel.checkpoint()
@@ -256,64 +237,77 @@ class PeerConnection:
                     if number:
                         self._questions.pop(number).set()
                 case _:
-                    self._hear(event)
+                    self._hear(event, self._nursery)
         self.admit()
-        self._finish_when_over()
+        self._see_what_is_left()
 
-    def _hear(self, event: Hello | WantCards | Ping | Pong | Goodbye) -> None:
+    def _hear(self, event: Hello | WantCards | Ping | Pong | Goodbye, run: trio.Nursery) -> None:
         match event:
-            case WantCards(number):
-                self._answer_with_cards(number)
+            case WantCards(number, addresses):
+                run.start_soon(self._answer_with_cards, number, addresses)
             case Ping(nonce):
                 self._say(Pong(nonce))
             case Pong():
                 self.rtt = trio.current_time() - self._pinged_at
+                self._held.pong()
+                self._release_soon()
             case Goodbye(reason):
                 self.retire(reason or "the peer said goodbye")
             case Hello():
                 pass  # greet() has heard it
 
-    async def _take(self, number: int, envelope: Envelope) -> None:
+    def _refuse_held(self, event: Deliver) -> bool:
+        """S10."""
+        held = event.envelope.mailbox in self._held
+        if held:
+            self._say(Refuse(event.number, "unavailable", "one before it could not be kept"))
+        return held
+
+    async def _do(self, event: Deliver | Join | Collect) -> None:
+        if isinstance(event, Deliver) and self._refuse_held(event):
+            return
         answer: Accept | Refuse
         try:
-            delivery = await self._door.deliver(envelope, self.node)
-            answer = Accept(number, delivery.status, delivery.receipt)
-        except StaleKey as exc:
-            answer = Refuse(number, exc.code, _one_line(str(exc)), exc.card)
-        except Refused as exc:
-            answer = Refuse(number, exc.code, _one_line(str(exc)))
-        except Unavailable as exc:
-            code = exc.code if exc.code in TEMPORARY else "unavailable"
-            answer = Refuse(number, code, _one_line(str(exc)))
+            answer = await self._asked(event)
+        except (Refused, Unavailable) as exc:
+            answer = refusal(event.number, exc)
+            if isinstance(event, Deliver):
+                self._held.refuse(event.envelope.mailbox, answer.code)
         self._say(answer)
-        self._finish_when_over()
+        self._release_soon()
+        self._count()
+        self._see_what_is_left()
+
+    async def _asked(self, event: Deliver | Join | Collect) -> Accept:
+        match event:
+            case Deliver(number, envelope):
+                kept = await self._door.deliver(envelope, self.node)
+                return Accept(number, kept.status, kept.receipt)
+            case Join(number, token):
+                await self._door.join(token, self.node)
+                return Accept(number, "joined", b"")
+            case Collect(number, cards):
+                await self._door.collect(list(cards), self.node)
+                return Accept(number, "collecting", b"")
 
     def _answered(self, event: Accept | Refuse) -> None:
-        offer, _ = self._open.pop(event.number)
-        match event:
-            case Accept(_, status, receipt):
-                offer.settle(Delivery(status, receipt))
-            case Refuse(_, "stale_key", reason, card):
-                offer.settle(StaleKey(reason, card))
-            case Refuse(_, code, reason) if code in TEMPORARY:
-                offer.settle(Unavailable(reason, code=code))
-            case Refuse(_, code, reason):
-                offer.settle(Refused(reason, code=code))
+        asked, _ = self._open.pop(event.number)
+        if isinstance(asked, Offer):
+            self._offers.answer(self, asked, outcome_of(event))
+        else:
+            asked.settle(outcome_of(event))
 
-    def _answer_with_cards(self, number: int) -> None:
-        """With all of ours: the door knows which are whose, and there are few."""
-        *most, last = [*_batches(self._door.cards())] or [()]
+    async def _answer_with_cards(self, number: int, addresses: tuple[str, ...]) -> None:
+        try:
+            cards = await self._door.cards_for(addresses, self.node)
+        except (Refused, Unavailable) as exc:
+            log.debug("no cards are shown node=%s why=%s", self.node.hex()[:16], exc)
+            cards = []
+        *most, last = [*batches(cards[:MAX_ANSWER])] or [()]
         for some in most:
-            self._say(Cards(0, some))
+            self.show(some)
         self._say(Cards(number, last))
-
-    def _is_too_large(self, offer: Offer) -> bool:
-        size = len(offer.envelope.sealed)
-        limit = self.hello.envelope_bytes if self.hello else 0
-        if size > limit:
-            text = f"the message is {size} bytes sealed, the recipient's node takes {limit}"
-            offer.settle(Refused(text, code="too_large"))
-        return size > limit
+        self._see_what_is_left()
 
     def _say(self, event: Event) -> None:
         if self._scope.cancel_called:
@@ -323,7 +317,12 @@ class PeerConnection:
         self._unwritten_bytes += len(data)
         if self._unwritten_bytes > MAX_UNWRITTEN:
             self.end("the peer does not read")
+        self._count()
         self._work.set()
+
+    def _count(self) -> None:
+        """What this session holds (peer_budget.py, M1)."""
+        self._budget.hold(self, self._session.taken + self._unwritten_bytes)
 
     async def _write(self) -> None:
         try:
@@ -333,6 +332,8 @@ class PeerConnection:
                 while data := self._next_to_write():
                     await self._stream.send_all(self._channel.seal(data))
                     self._unwritten_bytes -= len(data)
+                    self._count()
+                    self.admit()
             await self._stream.send_eof()
         except ProtocolError as exc:
             self.end(str(exc))
@@ -370,29 +371,30 @@ class PeerConnection:
     def _ping(self) -> None:
         if self._session.open_for_us and not self._session.pinging:
             self._pinged_at = trio.current_time()
+            self._held.ping()
             self._say(Ping(0))
 
-    def _finish_when_over(self) -> None:
+    def _release_soon(self) -> None:
+        """Ask whether the peer has heard what was refused (S10)."""
+        if self._held.want_ping:
+            self._ping()
+
+    def _see_what_is_left(self) -> None:
+        if self.leaving.is_set() and not self._open:
+            self.drained.set()
         if self._session.over:
             self._work.set()
 
     def _settle_what_is_open(self) -> None:
         self.ended = self.ended or "the daemon is stopping"
-        for offer, _ in self._open.values():
-            offer.settle(Unavailable(f"the session with the node ended: {self.ended}"))
+        why = f"the session with the node ended: {self.ended}"
+        asked = [answer for answer, _ in self._open.values()]
         self._open.clear()
+        self._offers.broke(self, [each for each in asked if isinstance(each, Offer)], why)
+        for each in (*asked, *self._requests):
+            if not isinstance(each, Offer):
+                each.settle(Unavailable(why))
+        self._requests.clear()
         for answered in self._questions.values():
             answered.set()
         self._questions.clear()
-
-
-def _batches(cards: Iterable[bytes]) -> Iterator[tuple[bytes, ...]]:
-    """As many to a word as it may hold; a card that is too large for any is not shown."""
-    fitting = [card for card in cards if 0 < len(card) <= MAX_CARD]
-    for start in range(0, len(fitting), MAX_CARDS):
-        yield tuple(fitting[start : start + MAX_CARDS])
-
-
-def _one_line(text: str) -> str:
-    """A reason as it may travel: printable, bounded."""
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_TEXT])

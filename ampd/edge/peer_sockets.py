@@ -1,6 +1,6 @@
 """The sockets of peer sessions: where to listen, and how to call a node that has several addresses.
 
-Not here: what is said (peer_connection.py), whom to call and when (peer_tcp.py).
+Not here: what is said then (peer_connection.py), whom to call and when (peer_tcp.py).
 """
 
 import errno
@@ -12,11 +12,13 @@ from typing import Final, TypeVar
 
 import trio
 
-from ampd.model.errors import Invalid, ProtocolError, Unavailable
+from ampd.model.errors import Invalid, ProtocolError, RemoteProtocolError, Unavailable
+from ampd.protocol.handshake import MAX_UNPROVED, Channel, Handshake
 
 Endpoint = tuple[str, int]
 Called = TypeVar("Called")
 
+HANDSHAKE_WITHIN: Final = 10.0  # seconds; and as long again for the peer's Hello
 STAGGER: Final = 0.25  # seconds; RFC 8305, section 5: connection attempt delay
 CONNECT_WITHIN: Final = 5.0  # seconds; three SYNs of a LAN host are lost by then
 BACKLOG: Final = 128
@@ -109,6 +111,21 @@ def keep_alive(stream: trio.SocketStream) -> None:
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+async def prove(stream: trio.abc.Stream, handshake: Handshake) -> Channel:
+    """Run `handshake` over `stream`; RemoteProtocolError or a broken link if it fails."""
+    if first := handshake.start():
+        await stream.send_all(first)
+    left = MAX_UNPROVED
+    while handshake.channel is None:
+        data = await stream.receive_some(left)
+        if not data:
+            raise RemoteProtocolError("it hung up during the handshake")
+        left -= len(data)
+        if answer := handshake.receive(bytes(data)):
+            await stream.send_all(answer)
+    return handshake.channel
+
+
 async def first_to_answer(
     endpoints: Sequence[Endpoint], call: Callable[[Endpoint], Awaitable[Called]]
 ) -> tuple[Endpoint, Called]:
@@ -178,7 +195,7 @@ class HalfOpen:
 
     def admit(self, host: str) -> bool:
         """Whether one more may begin; if so it is counted until `release`."""
-        source = _source(host)
+        source = source_of(host)
         if self._by_source[source] >= MAX_HALF_OPEN_EACH:
             return False
         if self._by_source.total() >= MAX_HALF_OPEN:
@@ -188,14 +205,14 @@ class HalfOpen:
 
     def release(self, host: str) -> None:
         """One is over."""
-        source = _source(host)
+        source = source_of(host)
         self._by_source[source] -= 1
         if not self._by_source[source]:
             del self._by_source[source]
 
 
-def _source(host: str) -> str:
-    """An IPv6 host has a whole /64 to call from (RFC 4291, section 2.5.4)."""
+def source_of(host: str) -> str:
+    """What counts as one address: on IPv6, the /64 that a host has (RFC 4291, section 2.5.4)."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.version == 4:
         return host

@@ -3,17 +3,20 @@
 Not here: where a node might be (core/whereabouts.py), what to do about it (peer_tcp.py).
 """
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
+from ampd.core.whereabouts import Whereabouts
 from ampd.crypto.keys import SigningKey
-from ampd.edge.peer_connection import Offer, PeerConnection
+from ampd.edge.peer_budget import Limits
+from ampd.edge.peer_connection import PeerConnection
+from ampd.edge.peer_offers import Offers
 from ampd.edge.peer_sockets import Endpoint, endpoint_text
-from ampd.model.errors import Unavailable
 from ampd.protocol.session import ENVELOPE_BYTES
+
+MAX_INBOUND: Final = 256  # nodes that are remembered only because they called us
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class LocalNode:
     epoch: bytes
     listen: str
     envelope_bytes: int = ENVELOPE_BYTES
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,17 @@ class Peer:
 
     def __init__(self, node: bytes) -> None:
         self.node = node
-        self.waiting: deque[Offer] = deque()
+        self.offers = Offers()
         self.connection: PeerConnection | None = None
+        self.session = 0  # a number for each that was current
         self.called_by_us = False  # the current session
         self.calling = False
         self.kept = False  # a task of _keep is at work
+        self.greeting = 0  # sessions that are about to begin
         self.proved = False
         self.domain = ""
-        self.endpoint = ""
+        self.endpoint: Endpoint | None = None  # where we called it, or could
+        self.shown_at = ""  # the same for people, or where it called from
         self.last_error = ""
         self.last_seen: int | None = None
         self.next_try: int | None = None
@@ -67,15 +74,12 @@ class Peer:
         self.changed.set()
         self.changed = trio.Event()
 
-    def give_up_waiting(self, why: str) -> None:
-        while self.waiting:
-            self.waiting.popleft().settle(Unavailable(why))
-
-    def state(self, now: int, endpoints: Sequence[Endpoint], found_by: str) -> PeerState:
+    def state(self, now: int, whereabouts: Whereabouts) -> PeerState:
         """For people, at the time `now`."""
+        endpoints = whereabouts.endpoints(self.node)
         connection = self.connection
         state = "connecting" if self.calling else "away"
-        endpoint, rtt, seen = self.endpoint, None, self.last_seen
+        endpoint, rtt, seen = self.shown_at, None, self.last_seen
         if connection is not None:
             state = "connected"
             rtt = None if connection.rtt is None else round(connection.rtt * 1000, 2)
@@ -86,10 +90,28 @@ class Peer:
             node=self.node,
             domain=self.domain,
             endpoint=endpoint,
-            found_by=found_by,
+            found_by=whereabouts.found_by(self.node) or "inbound",
             state=state,
             rtt_ms=rtt,
             last_error="" if connection is not None else self.last_error,
             last_seen=seen,
             next_try=None if connection is not None else self.next_try,
         )
+
+
+class Callers:
+    """Where nodes called from: places to call them, for the MAX_INBOUND that called last."""
+
+    def __init__(self, whereabouts: Whereabouts) -> None:
+        self._whereabouts = whereabouts
+        self._nodes: dict[bytes, None] = {}  # in the order of the last call
+
+    def note(self, node: bytes, endpoint: Endpoint) -> None:
+        """`node` called, and says that it listens at `endpoint`."""
+        self._nodes.pop(node, None)
+        self._nodes[node] = None
+        if len(self._nodes) > MAX_INBOUND:
+            oldest = next(iter(self._nodes))
+            del self._nodes[oldest]
+            self._whereabouts.lost(oldest, "inbound")
+        self._whereabouts.sighted(node, [endpoint], "inbound")

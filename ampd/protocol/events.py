@@ -11,6 +11,8 @@ A word is a CBOR array (model/encoding.py) that begins with its tag:
     8  Deliver    number, mailbox, expires, sealed
     9  Accept     number, status, receipt
     10 Refuse     number, code, reason, card
+    16 Join       number, token
+    17 Collect    number, cards
 
   V1  Every word has one spelling: from_wire(to_wire(word)) is the word again.
   V2  A word with a field missing, too many, of another type or over its limit is a violation.
@@ -31,13 +33,16 @@ MAX_NUMBER: Final = 1 << 32  # of any word; a session ends long before
 MAX_CARDS: Final = 64  # in one word; with MAX_CARD the word is under 1 MiB + 1 KiB
 MAX_CARD: Final = 16384  # as in a letter (model/message.py)
 MAX_ADDRESSES: Final = 64
+MAX_CLAIMS: Final = 256  # mailboxes of one node
+MAX_CLAIM_BYTES: Final = MAX_CARDS * MAX_CARD  # so that Collect is no longer than Cards may be
+MAX_TOKEN: Final = 64  # of an invitation
 MAX_RECEIPT: Final = 4096  # a receipt has one signature and two addresses: about 500 bytes
 MAX_TEXT: Final = 512  # characters of a reason; one line for a person
 MAX_DOMAIN: Final = 254  # RFC 5321, section 4.5.3.1
 MAX_FEATURES: Final = 32
 MAX_NAME: Final = 64  # of a feature or a code
 EXTENSIONS: Final = range(64, 128)
-STATUSES: Final = ("delivered", "relayed")
+STATUSES: Final = ("delivered", "relayed", "joined", "collecting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Cards:
 
 @dataclass(frozen=True, slots=True)
 class WantCards:
-    """The newest cards of these addresses, please."""
+    """The newest cards, please, of these addresses; "@domain" is all of a domain, "" everybody."""
 
     number: int
     addresses: tuple[str, ...]
@@ -97,7 +102,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The envelope is on the disk of the side that says so."""
+    """The envelope is on the disk of the side that says so; or it does what it was asked to."""
 
     number: int
     status: str
@@ -106,7 +111,7 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The envelope was not kept. `code` says whether it may be offered again (session.py)."""
+    """Nothing was kept or done. `code` says whether it may be offered again (session.py)."""
 
     number: int
     code: str
@@ -114,14 +119,32 @@ class Refuse:
     card: bytes = b""
 
 
-Event = Hello | Goodbye | Ping | Pong | Cards | WantCards | Deliver | Accept | Refuse
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Let me use this relay: here is an invitation."""
+
+    number: int
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Bring me the mail of these agents, and of no others; their cards name this node."""
+
+    number: int
+    cards: tuple[bytes, ...]
+
+
+Event = (
+    Hello | Goodbye | Ping | Pong | Cards | WantCards | Deliver | Accept | Refuse | Join | Collect
+)
 
 
 def to_wire(event: Event) -> list[object]:
     """The array that says `event`."""
     match event:
         case Hello(version, domain, epoch, port, size, features):
-            word = [0, version, domain, epoch, port, size, list(features)]
+            word: list[object] = [0, version, domain, epoch, port, size, list(features)]
         case Goodbye(reason):
             word = [1, reason]
         case Ping(nonce):
@@ -132,13 +155,24 @@ def to_wire(event: Event) -> list[object]:
             word = [4, number, list(cards)]
         case WantCards(number, addresses):
             word = [5, number, list(addresses)]
-        case Deliver(number, envelope):
-            word = [8, number, *envelope.to_wire()]
-        case Accept(number, status, receipt):
-            word = [9, number, status, receipt]
-        case Refuse(number, code, reason, card):
-            word = [10, number, code, reason, card]
+        case _:
+            word = _request_to_wire(event)
     return word
+
+
+def _request_to_wire(event: Deliver | Accept | Refuse | Join | Collect) -> list[object]:
+    """The words of the row of Deliver, and their answers."""
+    match event:
+        case Deliver(number, envelope):
+            return [8, number, *envelope.to_wire()]
+        case Accept(number, status, receipt):
+            return [9, number, status, receipt]
+        case Refuse(number, code, reason, card):
+            return [10, number, code, reason, card]
+        case Join(number, token):
+            return [16, number, token]
+        case Collect(number, cards):
+            return [17, number, list(cards)]
 
 
 def from_wire(value: object) -> Event | None:
@@ -160,24 +194,39 @@ def from_wire(value: object) -> Event | None:
 
 def _numbered(tag: int, first: int, fields: list[object]) -> Event | None:
     """The words whose first field is a number."""
-    event: Event | None = None
     match tag, fields:
         case 0, _ if first:
-            event = _hello(first, fields)
-        case ((2 | 3), []):
-            event = Ping(first) if tag == 2 else Pong(first)
+            return _hello(first, fields)
+        case 2, []:
+            return Ping(first)
+        case 3, []:
+            return Pong(first)
         case 4, [list(cards)] if len(cards) <= MAX_CARDS:
-            event = Cards(first, tuple(_card(card) for card in cards))
+            return Cards(first, tuple(_card(card) for card in cards))
         case 5, [list(addresses)] if 0 < len(addresses) <= MAX_ADDRESSES:
-            event = WantCards(first, tuple(_word(address, MAX_DOMAIN) for address in addresses))
+            return WantCards(first, tuple(_address(address) for address in addresses))
+        case _:
+            return _request(tag, first, fields)
+
+
+def _request(tag: int, number: int, fields: list[object]) -> Event | None:
+    """The words of the row of Deliver, and their answers."""
+    event: Event | None = None
+    match tag, fields:
         case 8, envelope:
-            event = Deliver(first, _envelope(envelope))
+            event = Deliver(number, _envelope(envelope))
         case 9, [str(status), bytes(receipt)]:
             if status in STATUSES and len(receipt) <= MAX_RECEIPT:
-                event = Accept(first, status, receipt)
+                event = Accept(number, status, receipt)
         case 10, [str(code), str(reason), bytes(card)]:
             if _shown(code, MAX_NAME) and _shown(reason, MAX_TEXT) and len(card) <= MAX_CARD:
-                event = Refuse(first, code, reason, card)
+                event = Refuse(number, code, reason, card)
+        case 16, [bytes(token)] if 0 < len(token) <= MAX_TOKEN:
+            event = Join(number, token)
+        case 17, [list(cards)] if len(cards) <= MAX_CLAIMS:
+            claims = tuple(_card(card) for card in cards)
+            if sum(map(len, claims)) <= MAX_CLAIM_BYTES:
+                event = Collect(number, claims)
     return event
 
 
@@ -213,6 +262,10 @@ def _word(value: object, limit: int) -> str:
     ):
         return value
     raise ProtocolError("V2: an address or a feature that is no short text")
+
+
+def _address(value: object) -> str:
+    return "" if value == "" else _word(value, MAX_DOMAIN)
 
 
 def _card(value: object) -> bytes:

@@ -40,6 +40,11 @@ class Pieces:
             yield piece
         del buffer[:start]
 
+    @property
+    def held(self) -> int:
+        """The bytes of a piece that is not complete."""
+        return len(self._buffer)
+
     def _end(self, start: int) -> int | None:
         """Where the piece that begins at `start` ends, once all of it is here."""
         body = start + self._width

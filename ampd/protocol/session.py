@@ -12,21 +12,28 @@ states on its own:
 Rules, each tested by name in tests/protocol/test_session.py:
 
   S1  Hello comes first, and once.
-  S2  Deliver numbers count up from 1; so do those of WantCards, in a row of their own.
-  S3  Accept and Refuse answer an open Deliver, Cards with a number an open WantCards, Pong the
-      open Ping: each once.
-  S4  At most WINDOW Delivers of a side are open, and WINDOW_BYTES of sealed bytes; one envelope
-      alone may be larger.
+  S2  The numbers of Deliver, Join and Collect count up from 1, in one row; those of WantCards in a
+      row of their own.
+  S3  Accept and Refuse answer an open Deliver, Join or Collect, Accept with a status that fits;
+      Cards with a number an open WantCards, Pong the open Ping: each once.
+  S4  At most WINDOW words of that row are open for a side, and WINDOW_BYTES of sealed bytes, cards
+      and tokens; a word that is alone may be larger.
   S5  After Goodbye a side says answers only.
-  S6  At most one WantCards and one Ping of a side are open.
-  S7  Deliver comes after the other side's Hello, and is no larger than that Hello allows.
+  S6  At most one WantCards, one Ping, and one Join or Collect of a side are open.
+  S7  Deliver, Join and Collect come after the other side's Hello, and no envelope is larger than
+      that Hello allows.
   S8  A side says Goodbye when it has said MAX_WORDS words; twice as many are a violation.
   S9  Both having said Goodbye, and nothing open, the session is over.
+  S10  What is refused with a code of AGAIN holds its mailbox back: every later Deliver for it is
+       refused too, until a Pong has answered a Ping that was said after that Refuse. Then what
+       comes was said by somebody who knows, and begins again at the first that was not taken
+       (edge/peer_offers.py, O3).
 
 A session holds no mail: the queue on disk does. If the session breaks, every open number is offered
 again on the next one, so an envelope may come twice; the receiver drops duplicates by the id of the
 envelope (core/mailbox.py). Refuse with a code of TEMPORARY asks for another try later; with any
-other code, also one that is not known, the envelope is given up.
+other code, also one that is not known, the envelope is given up. ("stale_key": this envelope is,
+and its message is sealed again.)
 """
 
 from collections.abc import Iterator
@@ -36,12 +43,15 @@ from typing import Final
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, LocalProtocolError, ProtocolError, RemoteProtocolError
 from ampd.protocol.events import (
+    MAX_CLAIM_BYTES,
     Accept,
     Cards,
+    Collect,
     Deliver,
     Event,
     Goodbye,
     Hello,
+    Join,
     Ping,
     Pong,
     Refuse,
@@ -57,9 +67,13 @@ WINDOW_BYTES: Final = 4 << 20  # four of the largest default envelopes: what a p
 ENVELOPE_BYTES: Final = (
     1 << 20
 )  # sealed: limits.message_bytes, 12 % of padding, two cards, and room
-FRAME_ROOM: Final = 64 << 10  # of a frame, beside the envelope
+FRAME_ROOM: Final = 64 << 10  # of a frame, beside the envelope or the cards
 MAX_WORDS: Final = 1 << 20
 TEMPORARY: Final = ("unavailable", "rate_limited", "quota_exceeded", "timeout")
+MAX_HELD: Final = 1024  # mailboxes held back; then all are, until the peer says Pong
+AGAIN: Final = (*TEMPORARY, "stale_key")  # the same message will come once more
+
+_Said = Deliver | Join | Collect
 
 
 class State(Enum):
@@ -75,14 +89,18 @@ class _Side:
     """What one side has said so far. It does not know whether it is us or the peer, so the same
     rules bind both."""
 
-    __slots__ = ("asked", "bytes", "hello", "last", "last_asked", "open", "ping", "state", "words")
+    __slots__ = (
+        *("asked", "bytes", "hello", "last", "last_asked", "open", "ping", "requesting", "state"),
+        "words",
+    )
 
     def __init__(self) -> None:
         self.state = State.OPENING
         self.hello: Hello | None = None
-        self.last = 0  # Deliver
-        self.open: dict[int, int] = {}  # number -> sealed bytes
+        self.last = 0  # of Deliver, Join and Collect
+        self.open: dict[int, tuple[int, tuple[str, ...]]] = {}  # number -> bytes, fitting statuses
         self.bytes = 0
+        self.requesting: int | None = None  # the open Join or Collect
         self.last_asked = 0
         self.asked: int | None = None  # the open WantCards
         self.ping: int | None = None  # the nonce of the open Ping
@@ -93,11 +111,9 @@ class _Side:
         if self.words >= 2 * MAX_WORDS:
             raise ProtocolError("S8: too many words in one session")
         match event:
-            case Accept(number) | Refuse(number):
+            case Accept() | Refuse():
                 self._may_answer(event)
-                if number not in other.open:
-                    raise ProtocolError(f"S3: {number} is not open")
-                other.bytes -= other.open.pop(number)
+                other.hear(event)
             case Cards(number) if number:
                 self._may_answer(event)
                 if number != other.asked:
@@ -116,6 +132,18 @@ class _Side:
                 self._begin(event, other)
         self.words += 1
 
+    def hear(self, event: Accept | Refuse) -> None:
+        """The other side's answer to something of this one."""
+        if event.number not in self.open:
+            raise ProtocolError(f"S3: {event.number} is not open")
+        size, fitting = self.open[event.number]
+        if isinstance(event, Accept) and event.status not in fitting:
+            raise ProtocolError(f"S3: {event.status} is no answer to {event.number}")
+        del self.open[event.number]
+        self.bytes -= size
+        if self.requesting == event.number:
+            self.requesting = None
+
     def _may_answer(self, event: Event) -> None:
         if self.state not in {State.OPEN, State.CLOSING}:
             raise ProtocolError(f"S1: {type(event).__name__} while {self.state.value}")
@@ -126,8 +154,8 @@ class _Side:
             rule = "S1" if self.state is State.OPENING else "S5"
             raise ProtocolError(f"{rule}: {type(event).__name__} while {self.state.value}")
         match event:
-            case Deliver(number, envelope):
-                self._deliver(number, len(envelope.sealed), other)
+            case Deliver() | Join() | Collect():
+                self._ask(event, other)
             case WantCards(number):
                 if self.asked is not None or number != self.last_asked + 1:
                     raise ProtocolError(f"S2, S6: WantCards {number} after {self.last_asked}")
@@ -139,19 +167,30 @@ class _Side:
             case Goodbye():
                 self.state = State.CLOSING
 
-    def _deliver(self, number: int, size: int, other: "_Side") -> None:
-        if number != self.last + 1:
-            raise ProtocolError(f"S2: Deliver {number} after {self.last}")
+    def _ask(self, event: _Said, other: "_Side") -> None:
+        size = size_of(event)
+        if event.number != self.last + 1:
+            raise ProtocolError(f"S2: {type(event).__name__} {event.number} after {self.last}")
         if not self.has_room(size):
             raise ProtocolError(f"S4: more than {WINDOW} or {WINDOW_BYTES} bytes unanswered")
-        if other.hello is None or size > other.hello.envelope_bytes:
-            raise ProtocolError(f"S7: an envelope of {size} bytes was not asked for")
-        self.last = number
-        self.open[number] = size
+        if other.hello is None:
+            raise ProtocolError(f"S7: {type(event).__name__} before the other side said Hello")
+        match event:
+            case Deliver():
+                if size > other.hello.envelope_bytes:
+                    raise ProtocolError(f"S7: an envelope of {size} bytes was not asked for")
+                fitting: tuple[str, ...] = ("delivered", "relayed")
+            case _:
+                if self.requesting is not None:
+                    raise ProtocolError("S6: a second Join or Collect")
+                self.requesting = event.number
+                fitting = ("joined",) if isinstance(event, Join) else ("collecting",)
+        self.last = event.number
+        self.open[event.number] = (size, fitting)
         self.bytes += size
 
     def has_room(self, size: int) -> bool:
-        """Whether a Deliver of `size` bytes keeps S4."""
+        """Whether `size` bytes more keep S4."""
         if not self.open:
             return True
         return len(self.open) < WINDOW and self.bytes + size <= WINDOW_BYTES
@@ -162,14 +201,46 @@ class _Side:
         return self.state is State.CLOSING and not self.open and self.asked is None
 
 
+class Held:
+    """The mailboxes that a side holds back (S10)."""
+
+    __slots__ = ("_mailboxes", "_until_pong")
+
+    def __init__(self) -> None:
+        self._mailboxes: set[bytes] = set()
+        self._until_pong: set[bytes] = set()  # those refused before the open Ping
+
+    def __contains__(self, mailbox: bytes) -> bool:
+        return mailbox in self._mailboxes or len(self._mailboxes) >= MAX_HELD
+
+    def refuse(self, mailbox: bytes, code: str) -> None:
+        """This side says Refuse with `code` to a Deliver for `mailbox`."""
+        if code in AGAIN and mailbox not in self:
+            self._mailboxes.add(mailbox)
+
+    def ping(self) -> None:
+        """This side says Ping."""
+        self._until_pong = set(self._mailboxes)
+
+    def pong(self) -> None:
+        """The other one has answered it."""
+        self._mailboxes -= self._until_pong
+        self._until_pong = set()
+
+    @property
+    def want_ping(self) -> bool:
+        """Whether any is held back that no open Ping will release."""
+        return self._mailboxes != self._until_pong
+
+
 class Session:
     """Both sides of a session, as one sees it. `envelope_bytes` is what our Hello will say."""
 
     def __init__(self, envelope_bytes: int = ENVELOPE_BYTES) -> None:
         self._ours = _Side()
         self._theirs = _Side()
-        self._frames = frames(envelope_bytes + FRAME_ROOM)
-        self._limit = envelope_bytes + FRAME_ROOM
+        self._limit = max(envelope_bytes, MAX_CLAIM_BYTES) + FRAME_ROOM
+        self._frames = frames(self._limit)
 
     def send(self, event: Event) -> bytes:
         """Raise LocalProtocolError if we may not say `event` now."""
@@ -203,9 +274,18 @@ class Session:
         """Whether a Deliver of `size` sealed bytes may be said now (S4, S5)."""
         return self._ours.state is State.OPEN and self._ours.has_room(size)
 
+    def may_request(self, size: int) -> bool:
+        """Whether a Join or Collect of `size` bytes may be said now (S4-S6)."""
+        return self.may_deliver(size) and self._ours.requesting is None
+
+    @property
+    def taken(self) -> int:
+        """The bytes that the peer makes us hold: unanswered words, and the beginning of one."""
+        return self._theirs.bytes + self._frames.held
+
     @property
     def next_number(self) -> int:
-        """That of our next Deliver (S2)."""
+        """That of our next Deliver, Join or Collect (S2)."""
         return self._ours.last + 1
 
     @property
@@ -232,3 +312,14 @@ class Session:
     def over(self) -> bool:
         """Whether nothing is left to be said (S9)."""
         return self._ours.settled and self._theirs.settled
+
+
+def size_of(event: _Said) -> int:
+    """The bytes that count for S4."""
+    match event:
+        case Deliver(_, envelope):
+            return len(envelope.sealed)
+        case Join(_, token):
+            return len(token)
+        case Collect(_, cards):
+            return sum(map(len, cards))

@@ -31,6 +31,9 @@ class FakeCarrier:
             raise self.away
         return await self.door.deliver(envelope, ALICE.public)
 
+    def wake(self, node):
+        pass
+
 
 @asynccontextmanager
 async def fake(door):
@@ -44,6 +47,9 @@ class OverASession:
     async def deliver(self, node, envelope):
         return await self._near.deliver(envelope)
 
+    def wake(self, node):
+        pass
+
 
 @asynccontextmanager
 async def over_a_session(door):
@@ -52,10 +58,10 @@ async def over_a_session(door):
 
 
 @asynccontextmanager
-async def tcp_node(key, door, *, listen="127.0.0.1:0", seed=1):
+async def tcp_node(key, door, *, listen="127.0.0.1:0", seed=1, **me):
     """A running PeerTcp; `.whereabouts` is how it learns of others."""
     whereabouts = Whereabouts()
-    me = LocalNode(key, key.public.hex()[:8] + ".local", key.public[:8], listen)
+    me = LocalNode(key, key.public.hex()[:8] + ".local", key.public[:8], listen, **me)
     node = PeerTcp(me, whereabouts, door, lambda: START, random.Random(seed))
     node.whereabouts, node.key, node.door = whereabouts, key, door
     async with trio.open_nursery() as nursery:

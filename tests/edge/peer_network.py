@@ -10,7 +10,7 @@ import trio
 from contracts.carriers import tcp_node
 from trio.testing import memory_stream_pair
 
-from ampd.edge import peer_tcp
+from ampd.edge import peer_calls
 
 REFUSES, SILENT = "refuses", "silent"
 
@@ -30,11 +30,14 @@ class Link(trio.abc.HalfCloseableStream):
         self._stream = stream
         self.socket = _Socket(host)
         self.cut = False
+        self.delay = 0  # seconds, of each write
 
     def setsockopt(self, *_):
         pass
 
     async def send_all(self, data):
+        if self.delay:
+            await trio.sleep(self.delay)
         if not self.cut:
             await self._stream.send_all(data)
 
@@ -63,6 +66,7 @@ class Network:
         self.calls = []  # (time, endpoint)
         self.under_way = self.most_under_way = 0
         self.links = []
+        self.delay = lambda: 0  # of the next connection
         self._nursery = nursery
 
     async def connect(self, endpoint):
@@ -83,6 +87,7 @@ class Network:
         if there is REFUSES:
             raise OSError(errno.ECONNREFUSED, "Connection refused")
         here, far = (Link(end, "10.0.0.1") for end in memory_stream_pair())
+        here.delay = far.delay = self.delay()
         self.links += [here, far]
         self._nursery.start_soon(self._answer, there, far)
         return here
@@ -105,7 +110,7 @@ class Network:
 async def network(monkeypatch):
     async with trio.open_nursery() as nursery:
         net = Network(nursery)
-        monkeypatch.setattr(peer_tcp, "connect", net.connect)
+        monkeypatch.setattr(peer_calls, "connect", net.connect)
         yield net
         nursery.cancel_scope.cancel()
 

@@ -5,9 +5,11 @@ import trio
 from protocol.harness import ALICE, BOB, HELLO, LETTER, STATIC, Near, Shelf, in_memory, letter
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
-from ampd.edge.peer_connection import MAX_UNWRITTEN, prove
+from ampd.edge.peer_connection import MAX_UNWRITTEN
+from ampd.edge.peer_sockets import prove
 from ampd.model.errors import Refused, Unavailable
-from ampd.protocol.events import Deliver, Hello, WantCards
+from ampd.model.message import Delivery
+from ampd.protocol.events import Deliver, Hello, Ping, Pong, Refuse, WantCards
 from ampd.protocol.handshake import Handshake
 from ampd.protocol.session import Session
 
@@ -108,3 +110,50 @@ async def test_what_nobody_waits_for_any_more_is_not_offered(autojump_clock):
         shelf.may_answer.set()
         await near.deliver(letter(65))
     assert letter(64) not in shelf.called and letter(65) in shelf.called
+
+
+async def test_after_a_cut_nothing_is_said_any_more(autojump_clock):
+    shelf = Shelf()
+    shelf.may_answer = trio.Event()
+    async with in_memory(shelf) as (near, far), trio.open_nursery() as nursery:
+
+        async def offer():
+            with pytest.raises(Unavailable):
+                await near.deliver(LETTER)
+
+        nursery.start_soon(offer)
+        await wait_all_tasks_blocked()
+        said = far.connection._unwritten_bytes
+        far.connection.end("it is enough")
+        far.connection.show([b"a card"])
+        far.connection.retire("once more")
+        shelf.may_answer.set()  # the answer comes when there is nobody to hear it
+        await wait_all_tasks_blocked()
+        assert far.connection._unwritten_bytes == said
+    assert far.connection.ended == "it is enough"
+
+
+async def test_s10_what_comes_behind_a_refusal_is_refused_until_the_peer_knows(autojump_clock):
+    here, there = lockstep_stream_pair()
+    rude, node, door = Rude(here), Near(), Shelf(Unavailable("the disk is full"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: node.run(there, door, BOB, calling=False))
+        await rude.begin()
+        await rude.say(Deliver(1, letter(1)))
+        heard = await rude.hear()
+        while not any(isinstance(event, Refuse) for event in heard):
+            heard += await rude.hear()
+        door.answer = Delivery("delivered")
+        await rude.say(Deliver(2, letter(2)))  # it has heard the refusal, and takes no heed
+        heard += await rude.hear()
+        pings = [event for event in heard if isinstance(event, Ping)]
+        refused = [event.number for event in heard if isinstance(event, Refuse)]
+        assert refused == [1, 2] and door.kept == []
+        while len(pings) < 2:  # the first one was said before the refusal
+            await rude.say(*[Pong(ping.nonce) for ping in pings[-1:]])
+            pings += [event for event in await rude.hear() if isinstance(event, Ping)]
+        await rude.say(Pong(0), Deliver(3, letter(1)))
+        while not door.kept:
+            await rude.hear()
+        assert door.kept == [letter(1)]
+        await rude.stream.aclose()

@@ -8,7 +8,8 @@ from protocol.harness import ALICE, BOB, LETTER, Shelf, letter
 from trio.testing import wait_all_tasks_blocked
 
 from ampd.crypto.keys import SigningKey
-from ampd.edge.peer_tcp import CALLS_AT_ONCE, LONGEST_PAUSE
+from ampd.edge.peer_calls import CALLS_AT_ONCE
+from ampd.edge.peer_tcp import LONGEST_PAUSE
 from ampd.model.errors import Unavailable
 from ampd.model.message import Delivery
 
@@ -116,7 +117,7 @@ async def test_p1_of_two_sessions_the_one_that_the_smaller_key_called_stays(
             nursery.start_soon(send, large, SMALL.public, number)
     await settled()
     assert delivered == [DELIVERED] * 200, "nothing is lost while one of the two retires"
-    assert small._sessions == large._sessions == 1
+    assert small._budget.sessions == large._budget.sessions == 1
     assert small._peers[LARGE.public].called_by_us
     assert not large._peers[SMALL.public].called_by_us
     assert len(net.calls) == 2
@@ -141,10 +142,11 @@ async def test_p1_a_dead_session_that_would_stay_is_found_out(small, large, net,
     await settled()
     net.cut()
     current(large).end("its network changed")
+    dead = current(small)
     large.whereabouts.sighted(SMALL.public, [HERE], "mdns")
     began = trio.current_time()
     await trio.sleep(12)
-    assert not small._peers[LARGE.public].called_by_us, "the dead one was found out"
+    assert current(small) is not dead, "the dead one was found out"
     assert await large.deliver(SMALL.public, LETTER) == DELIVERED
     assert trio.current_time() - began < 15, "not the minute that silence alone would take"
 
@@ -276,7 +278,7 @@ async def test_a_session_takes_over_every_hour_and_nothing_is_lost(
         await trio.sleep(10)
     assert large.door.kept == letters
     assert 3 <= len(net.calls) <= 6
-    assert small._sessions == large._sessions == 1
+    assert small._budget.sessions == large._budget.sessions == 1
 
 
 async def test_what_waits_at_goodbye_goes_over_the_next_session_in_order(
@@ -352,3 +354,96 @@ async def test_a_node_that_is_lost_is_forgotten(small, net, autojump_clock):
     small.whereabouts.lost(LARGE.public, "mdns")
     await trio.sleep(300)
     assert small.peers() == []
+
+
+async def test_p6_each_session_has_a_number_of_its_own_that_followers_of_whereabouts_see(
+    small, large, net, autojump_clock
+):
+    seen = []
+
+    async def follow():
+        generation = -1
+        while True:
+            generation = await small.whereabouts.changed(generation)
+            if (number := small.session_id(LARGE.public)) and number not in seen:
+                seen.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        assert small.session_id(LARGE.public) == 0
+        small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
+        await settled()
+        assert seen == [small.session_id(LARGE.public)]
+        current(small).end("it broke")
+        await wait_all_tasks_blocked()
+        assert small.session_id(LARGE.public) == 0
+        await trio.sleep(30)
+        assert seen == [1, 2]
+        nursery.cancel_scope.cancel()
+
+
+async def test_p7_a_node_that_moved_is_called_at_its_new_address_soon(
+    small, large, net, autojump_clock
+):
+    small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
+    await settled()
+    net.cut()
+    net.places[ELSEWHERE] = net.places.pop(THERE)
+    began = trio.current_time()
+    small.whereabouts.sighted(LARGE.public, [ELSEWHERE], "mdns")
+    await trio.sleep(6)
+    assert await small.deliver(LARGE.public, LETTER) == DELIVERED
+    assert trio.current_time() - began < 9, "not the 40 seconds that silence alone takes"
+
+
+async def test_p7_a_sighting_at_the_same_address_disturbs_nothing(
+    small, large, net, autojump_clock
+):
+    small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
+    await settled()
+    session = current(small)
+    small.whereabouts.sighted(LARGE.public, [ELSEWHERE, THERE], "mdns")
+    small.whereabouts.sighted(LARGE.public, [ELSEWHERE], "mdns")
+    await trio.sleep(10)
+    assert current(small) is session, "it moved, and this address works all the same"
+
+
+async def test_p8_a_node_that_stops_says_so_at_once(small, net, autojump_clock):
+    async with at(net, THERE, LARGE, Shelf()):
+        small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
+        await settled()
+        session, began = current(small), trio.current_time()
+    assert session.ended == "this node is stopping"
+    assert trio.current_time() == began, "nobody had anything left to say"
+
+
+async def test_p8_a_node_that_stops_waits_half_a_second_for_answers_and_no_longer(
+    small, net, autojump_clock
+):
+    small.door.may_answer = trio.Event()
+
+    async def offer(node):
+        with pytest.raises(Unavailable):
+            await node.deliver(SMALL.public, LETTER)
+
+    async with trio.open_nursery() as nursery:
+        async with at(net, THERE, LARGE, Shelf()) as stops:
+            small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
+            await settled()
+            nursery.start_soon(offer, stops)
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+        assert 0 < trio.current_time() - began <= 0.5
+
+
+async def test_a_user_who_sends_ends_the_pause_of_that_node_only(small, net, autojump_clock):
+    small.whereabouts.sighted(LARGE.public, [THERE], "static")
+    small.whereabouts.sighted(CAROL.public, [ELSEWHERE], "static")
+    await trio.sleep(3600)
+    await a_pause_of(net, 3)
+    before = len(net.times(ELSEWHERE))
+    small.wake(LARGE.public)
+    small.wake(b"a node that nobody knows........")
+    await trio.sleep(0.5)
+    assert trio.current_time() - net.times(THERE)[-1] <= 0.5
+    assert len(net.times(ELSEWHERE)) == before

@@ -10,13 +10,13 @@ from contracts.carriers import tcp_node
 from protocol.harness import ALICE, BOB, LETTER, STATIC, Shelf, letter
 
 from ampd.edge import peer_tcp
-from ampd.edge.peer_connection import prove
 from ampd.edge.peer_sockets import (
     MAX_HALF_OPEN,
     MAX_HALF_OPEN_EACH,
     HalfOpen,
     open_listeners,
     parse_listen,
+    prove,
 )
 from ampd.model.encoding import encode
 from ampd.model.errors import Invalid, Unavailable
@@ -52,7 +52,7 @@ async def test_two_nodes_that_call_each_other_at_once_keep_one_session():
                 nursery.start_soon(bob.deliver, ALICE.public, letter(number))
         assert len(bob.door.kept) == len(alice.door.kept) == 50
         with trio.fail_after(20):
-            while alice._sessions != 1 or bob._sessions != 1:
+            while alice._budget.sessions != 1 or bob._budget.sessions != 1:
                 await trio.lowlevel.checkpoint()
 
 

@@ -133,6 +133,16 @@ WORDS = [
         "Refuse(2, 'stale_key', 'renewed', h'cafe')",
         "85 0a 02 69 7374616c655f6b6579 67 72656e65776564 42 cafe",
     ),
+    ("caller", "Join(3, h'05ec4e')", "83 10 03 43 05ec4e"),
+    ("answerer", "Accept(3, 'joined', h'')", "84 09 03 66 6a6f696e6564 40"),
+    ("caller", "Collect(4, [h'cafe'])", "83 11 04 81 42 cafe"),
+    ("answerer", "Accept(4, 'collecting', h'')", "84 09 04 6a 636f6c6c656374696e67 40"),
+    (
+        "answerer",
+        "Deliver(1, Envelope(h'00112233445566778899aabbccddeeff', 1800000000000, h'5ea1ed'))",
+        "85 08 01 50 00112233445566778899aabbccddeeff 1b 000001a3185c5000 43 5ea1ed",
+    ),
+    ("caller", "Accept(1, 'delivered', h'')", "84 09 01 69 64656c697665726564 40"),
     ("caller", "Goodbye('an hour')", "82 01 67 616e20686f7572"),
     ("answerer", "Goodbye('')", "82 01 60"),
 ]

@@ -1,14 +1,16 @@
 """Stand-ins of the peer protocol's tests: doors that keep promises, links without a network."""
 
-from collections import deque
 from contextlib import asynccontextmanager
 
 import trio
 from trio.testing import memory_stream_pair
 
 from ampd.crypto.keys import SigningKey
-from ampd.edge.peer_connection import Offer, PeerConnection, prove
-from ampd.model.errors import Unavailable
+from ampd.edge.peer_budget import Budget
+from ampd.edge.peer_connection import PeerConnection
+from ampd.edge.peer_offers import Offers
+from ampd.edge.peer_sockets import prove
+from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope
 from ampd.protocol.events import Hello
 from ampd.protocol.handshake import Handshake
@@ -34,7 +36,7 @@ class Shelf:
 
     def __init__(self, answer=None, cards=()):
         self.answer = Delivery("delivered", b"a receipt") if answer is None else answer
-        self.called, self.kept, self.learned = [], [], []
+        self.called, self.kept, self.learned, self.left_by = [], [], [], []
         self.may_answer = trio.Event()
         self.may_answer.set()
         self._cards = list(cards)
@@ -51,6 +53,22 @@ class Shelf:
 
     def cards(self):
         return list(self._cards)
+
+    async def cards_for(self, addresses, node):
+        self.asked_for = addresses
+        await trio.lowlevel.checkpoint()
+        return list(self._cards)
+
+    async def join(self, token, node):
+        await trio.lowlevel.checkpoint()
+        raise Refused("this node is no relay", code="forbidden")
+
+    async def collect(self, cards, node):
+        await trio.lowlevel.checkpoint()
+        raise Refused("this node is no relay", code="forbidden")
+
+    async def left(self, node):
+        self.left_by.append(node)
 
     async def learn(self, cards, node):
         self.learned += cards
@@ -89,7 +107,8 @@ class Near:
     """The calling end of a session over any stream: what PeerTcp does for one node, and no more."""
 
     def __init__(self):
-        self.waiting = deque()
+        self.offers = Offers()
+        self.budget = Budget()
         self.connection = None
         self.ended = False
 
@@ -100,23 +119,21 @@ class Near:
             else:
                 handshake = Handshake.answering(key, STATIC[key])
             await prove(stream, handshake)
-            self.connection = PeerConnection(stream, handshake, door, self.waiting)
+            self.connection = PeerConnection(stream, handshake, door, self.offers, self.budget)
             await self.connection.greet(hello)
             await self.connection.run()
         finally:
             self.ended = True
             await trio.aclose_forcefully(stream)
-            for offer in self.waiting:
-                offer.settle(Unavailable("the session ended"))
+            self.offers.give_up("the session ended")
 
     async def deliver(self, envelope):
         if self.ended:
             raise Unavailable("the session ended")
-        offer = Offer(envelope)
-        self.waiting.append(offer)
+        offer = self.offers.make(envelope)
         if self.connection is not None:
             self.connection.admit()
-        return await offer.outcome()
+        return await self.offers.outcome(offer)
 
 
 @asynccontextmanager

@@ -8,11 +8,14 @@ from ampd.model.encoding import decode, encode
 from ampd.model.errors import ProtocolError
 from ampd.model.message import Envelope
 from ampd.protocol.events import (
+    STATUSES,
     Accept,
     Cards,
+    Collect,
     Deliver,
     Goodbye,
     Hello,
+    Join,
     Ping,
     Pong,
     Refuse,
@@ -42,9 +45,11 @@ events = st.one_of(
     st.builds(Ping, numbers),
     st.builds(Pong, numbers),
     st.builds(Cards, numbers, st.lists(st.binary(min_size=1, max_size=99), max_size=4).map(tuple)),
-    st.builds(WantCards, numbers, st.lists(words, min_size=1, max_size=4).map(tuple)),
+    st.builds(WantCards, numbers, st.lists(words | st.just(""), min_size=1, max_size=4).map(tuple)),
     st.builds(Deliver, numbers, envelopes),
-    st.builds(Accept, numbers, st.sampled_from(["delivered", "relayed"]), some_bytes),
+    st.builds(Accept, numbers, st.sampled_from(STATUSES), some_bytes),
+    st.builds(Join, numbers, st.binary(min_size=1, max_size=64)),
+    st.builds(Collect, numbers, st.lists(st.binary(min_size=1, max_size=9), max_size=9).map(tuple)),
     st.builds(Refuse, numbers, shown, shown, some_bytes),
 )
 
@@ -85,6 +90,11 @@ TOO_MUCH = {
     "addresses": [5, 1, ["a@b"] * 65],
     "a receipt": [9, 1, "delivered", bytes(4097)],
     "a status": [9, 1, "read", b""],
+    "no token": [16, 1, b""],
+    "a token": [16, 1, bytes(65)],
+    "claims": [17, 1, [b"x"] * 257],
+    "claims of more than a mebibyte": [17, 1, [bytes(16384)] * 64 + [b"x"]],
+    "an empty claim": [17, 1, [b""]],
     "a mailbox": [8, 1, bytes(15), 0, b""],
     "an expiry": [8, 1, bytes(16), -1, b""],
     "a port": [0, 1, "a.local", bytes(8), 65536, 0, []],
@@ -105,7 +115,7 @@ def test_v3_an_extension_is_ignored(tag):
     assert from_wire([tag, "whatever", {"it": b"says"}]) is None
 
 
-@pytest.mark.parametrize("tag", [6, 7, 11, 16, 31, 63, 128, -1, "0", None])
+@pytest.mark.parametrize("tag", [6, 7, 11, 18, 31, 63, 128, -1, "0", None])
 def test_v3_any_other_tag_is_a_violation(tag):
     with pytest.raises(ProtocolError, match="V2"):
         from_wire([tag, 1])

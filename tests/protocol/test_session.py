@@ -12,9 +12,11 @@ from ampd.protocol import session as session_module
 from ampd.protocol.events import (
     Accept,
     Cards,
+    Collect,
     Deliver,
     Goodbye,
     Hello,
+    Join,
     Ping,
     Pong,
     Refuse,
@@ -22,7 +24,7 @@ from ampd.protocol.events import (
     to_wire,
 )
 from ampd.protocol.framing import frame
-from ampd.protocol.session import WINDOW, WINDOW_BYTES, Session
+from ampd.protocol.session import AGAIN, MAX_HELD, WINDOW, WINDOW_BYTES, Held, Session
 
 MEBI = 1 << 20
 
@@ -54,6 +56,13 @@ def test_an_envelope_is_offered_and_refused(pair):
     pair.alice_says(Refuse(1, "stale_key", "renewed on Monday", b"card"))
 
 
+def test_a_relay_is_joined_and_asked_for_mail(pair):
+    pair.alice_says(Join(1, b"token"))
+    pair.bob_says(Accept(1, "joined", b""))
+    pair.alice_says(Collect(2, (b"card",)), Deliver(3, LETTER))
+    pair.bob_says(Accept(3, "relayed", b""), Accept(2, "collecting", b""), Deliver(1, LETTER))
+
+
 def test_answers_come_in_any_order(pair):
     pair.alice_says(Deliver(1, LETTER), Deliver(2, LETTER))
     pair.bob_says(Accept(2, "delivered", b""), Refuse(1, "blocked", "no"))
@@ -74,6 +83,12 @@ def test_s2_deliver_numbers_count_up_from_1(pair, number):
     assert "S2" in is_refused_by_both(pair, Deliver(number, LETTER))
 
 
+@pytest.mark.parametrize("word", [Join(1, b"token"), Collect(1, ())])
+def test_s2_join_and_collect_count_in_the_row_of_deliver(pair, word):
+    pair.alice_says(Deliver(1, LETTER))
+    assert "S2" in is_refused_by_both(pair, word)
+
+
 def test_s2_questions_have_a_row_of_numbers_of_their_own(pair):
     pair.alice_says(Deliver(1, LETTER), WantCards(1, ("bob@bob.local",)))
     pair.bob_says(Cards(1, (b"card",)))
@@ -81,7 +96,14 @@ def test_s2_questions_have_a_row_of_numbers_of_their_own(pair):
 
 
 @pytest.mark.parametrize(
-    "answer", [Accept(1, "delivered", b""), Refuse(1, "x", "y"), Cards(1, ()), Pong(1)]
+    "answer",
+    [
+        Accept(1, "delivered", b""),
+        Refuse(1, "x", "y"),
+        Accept(1, "joined", b""),
+        Cards(1, ()),
+        Pong(1),
+    ],
 )
 def test_s3_what_was_not_asked_is_not_answered(pair, answer):
     assert "S3" in is_refused_by_both(pair, answer)
@@ -91,6 +113,22 @@ def test_s3_each_number_is_answered_once(pair):
     pair.bob_says(Deliver(1, LETTER))
     pair.alice_says(Refuse(1, "blocked", "no"))
     assert "S3" in is_refused_by_both(pair, Accept(1, "delivered", b""))
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (Deliver(1, LETTER), "joined"),
+        (Deliver(1, LETTER), "collecting"),
+        (Join(1, b"token"), "collecting"),
+        (Join(1, b"token"), "delivered"),
+        (Collect(1, (b"card",)), "joined"),
+        (Collect(1, (b"card",)), "relayed"),
+    ],
+)
+def test_s3_the_status_fits_the_word(pair, asked, status):
+    pair.bob_says(asked)
+    assert "S3" in is_refused_by_both(pair, Accept(1, status, b""))
 
 
 def test_s3_a_side_does_not_answer_itself(pair):
@@ -116,6 +154,13 @@ def test_s4_no_more_than_a_window_of_bytes_is_open(pair):
     assert "S4" in is_refused_by_both(pair, Deliver(WINDOW_BYTES // MEBI + 1, letter(9)))
 
 
+def test_s4_cards_of_a_collect_count(pair):
+    pair.alice_says(*(Deliver(n, letter(n, MEBI)) for n in (1, 2, 3)))
+    pair.alice_says(Deliver(4, letter(4, MEBI - 16000)))
+    assert not pair.alice.may_request(16001) and pair.alice.may_request(16000)
+    assert "S4" in is_refused_by_both(pair, Collect(5, (bytes(16001),)))
+
+
 def test_s5_after_goodbye_only_answers_are_said(pair):
     pair.alice_says(Deliver(1, LETTER))
     pair.bob_says(Deliver(1, LETTER), Ping(5), WantCards(1, ("a@alice.local",)))
@@ -124,7 +169,10 @@ def test_s5_after_goodbye_only_answers_are_said(pair):
     assert "S5" in is_refused_by_both(pair, Deliver(2, LETTER))
 
 
-@pytest.mark.parametrize("event", [Ping(1), WantCards(1, ("a@b",)), Cards(0, ()), Goodbye("")])
+@pytest.mark.parametrize(
+    "event",
+    [Ping(1), WantCards(1, ("a@b",)), Cards(0, ()), Goodbye(""), Join(1, b"t"), Collect(1, ())],
+)
 def test_s5_after_goodbye_nothing_begins(pair, event):
     pair.alice_says(Goodbye("restarting"))
     assert "S5" in is_refused_by_both(pair, event)
@@ -132,7 +180,12 @@ def test_s5_after_goodbye_nothing_begins(pair, event):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(Ping(1), Ping(2)), (WantCards(1, ("a@b",)), WantCards(2, ("a@b",)))],
+    [
+        (Ping(1), Ping(2)),
+        (WantCards(1, ("a@b",)), WantCards(2, ("a@b",))),
+        (Join(1, b"token"), Collect(2, ())),
+        (Collect(1, ()), Collect(2, ())),
+    ],
 )
 def test_s6_one_question_and_one_ping_are_open(pair, first, second):
     pair.alice_says(first)
@@ -150,6 +203,13 @@ def test_s7_deliver_waits_for_the_other_sides_hello():
     pair = Pair(greeted=False)
     pair.alice_says(HELLO)
     assert "S7" in is_refused_by_both(pair, Deliver(1, LETTER))
+
+
+@pytest.mark.parametrize("word", [Join(1, b"token"), Collect(1, ())])
+def test_s7_join_and_collect_wait_for_the_other_sides_hello(word):
+    pair = Pair(greeted=False)
+    pair.alice_says(HELLO)
+    assert "S7" in is_refused_by_both(pair, word)
 
 
 def test_s8_a_session_wears_out(pair, monkeypatch):
@@ -171,6 +231,58 @@ def test_s9_a_session_is_over_when_both_said_goodbye_and_nothing_is_open(pair):
     assert not pair.alice.over and not pair.bob.over
     pair.bob_says(Accept(1, "delivered", b""))
     assert pair.alice.over and pair.bob.over
+
+
+BOX, OTHER_BOX = b"mailbox of bob..", b"mailbox of carol"
+
+
+@pytest.mark.parametrize("code", AGAIN)
+def test_s10_a_mailbox_is_held_back_until_a_later_ping_is_answered(code):
+    held = Held()
+    held.ping()  # an earlier one says nothing
+    held.refuse(BOX, code)
+    assert BOX in held and OTHER_BOX not in held
+    held.pong()
+    assert BOX in held and held.want_ping
+    held.ping()
+    assert BOX in held and not held.want_ping
+    held.refuse(OTHER_BOX, code)
+    held.pong()
+    assert BOX not in held and OTHER_BOX in held and held.want_ping
+
+
+def test_s10_what_is_refused_for_good_holds_nothing_back():
+    held = Held()
+    held.refuse(BOX, "blocked")
+    assert BOX not in held and not held.want_ping
+
+
+def test_s10_whoever_never_says_pong_fills_no_memory():
+    held = Held()
+    for number in range(2 * MAX_HELD):
+        held.refuse(number.to_bytes(16, "big"), "unavailable")
+    assert len(held._mailboxes) == MAX_HELD and BOX in held
+    held.ping()
+    held.pong()
+    assert BOX not in held
+
+
+def test_what_the_peer_makes_us_hold_is_counted(pair):
+    pair.bob.receive(frame(encode(to_wire(Deliver(1, letter(1, 1000)))))[:500])
+    assert pair.bob.taken == 500
+    pair.bob.receive(frame(encode(to_wire(Deliver(1, letter(1, 1000)))))[500:])
+    assert pair.bob.taken == 1000
+    pair.bob.send(Accept(1, "delivered", b""))
+    assert pair.bob.taken == 0
+
+
+def test_the_largest_collect_passes_to_a_side_that_takes_small_envelopes():
+    pair = Pair(greeted=False)
+    pair.alice_says(HELLO)
+    pair.bob = Session(1000)
+    pair.bob.receive(Session().send(HELLO))
+    pair.bob_says(Hello(1, "small.local", bytes(8), 0, 1000))
+    pair.alice_says(Collect(1, (bytes(16384),) * 64))
 
 
 def test_the_largest_envelope_passes(pair):
