@@ -114,12 +114,12 @@ class Line:
 class Node:
     """A home, and the daemon that lives in it now, if any."""
 
-    def __init__(self, home, log, *, source=None, environ=None):
+    def __init__(self, home, log, *, source=None, environ=None, warm=None):
         self.home = Path(home)
         self.log = Path(log)
         self.socket = self.home / "run" / "ampd.sock"
         self.process = None
-        self.warm = None  # a Warm, for starts that cost less
+        self.warm = warm  # for starts that cost less
         self.environ = {
             **os.environ,
             "AMPD_HOME": str(self.home),
