@@ -9,10 +9,12 @@ import random
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import trio
 
 from ampd.core.agents import Agents, Profile
+from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
 from ampd.core.letters import Letters
@@ -138,6 +140,7 @@ class Lan:
 class Node:
     """The rooms of one node."""
 
+    folder: Path
     key: SigningKey
     domain: str
     store: Store
@@ -228,7 +231,7 @@ async def _node(folder, name, store, clock, carrier, unknown_senders, limit):
     )
     lists = Lists(store)
     return Node(
-        key, domain, store, agents, contacts,
+        folder, key, domain, store, agents, contacts,
         Mailbox(store, agents, contacts, clock, limit),
         Submission(store, agents, contacts, clock, limit),
         lists, Reading(store, lists), Marks(store, agents, lists),
@@ -284,3 +287,8 @@ def resigned(agent, **changes):
     """A newer card of an agent, signed by its own key; any field can be another."""
     card = replace(agent.card, number=agent.card.number + 1)
     return agent.keys.signing.sign1(CARD_CONTEXT, replace(card, **changes).to_bytes())
+
+
+def checkup(node):
+    """What checks a node's journal."""
+    return Checkup(node.store, node.folder)
