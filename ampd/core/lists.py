@@ -29,6 +29,7 @@ COLUMNS: Final = (
 
 # A box is walked from its newest message; a thread is short, and walked first.
 _BY_BOX: Final = "boxes b CROSS JOIN messages m ON m.seq=b.message"
+_BY_SENDER: Final = "boxes b INDEXED BY boxes_sender CROSS JOIN messages m ON m.seq=b.message"
 _BY_THREAD: Final = "messages m CROSS JOIN boxes b ON b.message=m.seq"
 
 
@@ -123,14 +124,10 @@ class Lists:
         values: list[Any] = [agent_id]
         states = {"inbox": "b.state<2", "all": "b.state<3", "quarantine": "b.state=3"}
         where.append("b.state=0" if wanted.unread else states[wanted.box])
+        senders = self._senders(wanted.sender) if wanted.sender else []
         if wanted.sender:
-            sender = _like(wanted.sender)
-            where.append(
-                "b.sender IN (SELECT id FROM senders WHERE address LIKE ? ESCAPE '\\')"
-                if "@" not in wanted.sender
-                else "b.sender=(SELECT id FROM senders WHERE address=?)"
-            )
-            values.append(sender)
+            where.append(f"b.sender IN ({','.join('?' * len(senders))})")
+            values += senders
         if wanted.thread is not None:
             where.append("m.thread=?")
             values.append(wanted.thread)
@@ -141,13 +138,21 @@ class Lists:
         forward = bool(wanted.after and not wanted.before)
         rows = self._store.view.execute(
             f"SELECT b.number, b.state, b.reason, {TRUST} AS trust, {COLUMNS}"  # noqa: S608
-            f" FROM {_BY_BOX if wanted.thread is None else _BY_THREAD}{TRUST_JOIN}"
+            f" FROM {_walk(wanted, senders)}{TRUST_JOIN}"
             f" WHERE {' AND '.join(where)} ORDER BY b.number {'ASC' if forward else 'DESC'}"
             " LIMIT ?",
             (*values, wanted.limit + 1),
         ).fetchall()
         found = [summary_of(row, row["number"], State(row["state"]).name.lower()) for row in rows]
         return found if forward else found[::-1]
+
+    def _senders(self, text: str) -> list[int]:
+        """The rows of an address, or of a name at any domain."""
+        rows = self._store.view.execute(
+            "SELECT id FROM senders WHERE address LIKE ? ESCAPE '\\' LIMIT 100",
+            (_like(text).replace("_", "\\_") if "@" in text else _like(text),),
+        )
+        return [row[0] for row in rows]
 
     def _sent(self, agent_id: int, wanted: Filter) -> list[Summary]:
         where = ["m.by=?"]
@@ -322,6 +327,12 @@ def summary_of(row: sqlite3.Row, number: int | None, state: str) -> Summary:
         missing=row["gap"],
         receipt=bool(row["receipt"]),
     )
+
+
+def _walk(wanted: Filter, senders: list[int]) -> str:
+    if wanted.thread is not None:
+        return _BY_THREAD
+    return _BY_SENDER if len(senders) == 1 else _BY_BOX
 
 
 def _like(sender: str) -> str:
