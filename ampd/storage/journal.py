@@ -40,26 +40,11 @@ from typing import Final, Self
 from ampd.model.errors import Invalid, StorageError
 from ampd.storage.compaction import replace, rewritten
 from ampd.storage.disk import Disk
-from ampd.storage.frames import (
-    HEADER_SIZE,
-    MAX_PAYLOAD,
-    OVERHEAD,
-    Codec,
-    Frame,
-    payload,
-)
+from ampd.storage.frames import HEADER_SIZE, MAX_PAYLOAD, OVERHEAD, Codec, Frame, payload
 from ampd.storage.reading import Reader
 from ampd.storage.recovery import recover, segment_path
 from ampd.storage.reserve import RESERVE, Reserve, is_full
-from ampd.storage.survey import (
-    Checkpoint,
-    Damage,
-    DamagedRecord,
-    Position,
-    Record,
-    Report,
-    Survey,
-)
+from ampd.storage.survey import Checkpoint, Damage, DamagedRecord, Position, Record, Report, Survey
 
 SEGMENT_BYTES: Final = 8 << 20  # read at once by scan and compaction: the memory they may take
 WORTH_IT: Final = 0.5  # half dead: each byte that is copied wins at least one
