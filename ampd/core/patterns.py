@@ -180,7 +180,7 @@ _BY_ALARM: Final = {
 def found_in(texts: Iterable[str]) -> tuple[str, ...]:
     """The sorted categories found in any of `texts`."""
     found: set[str] = set()
-    for text in texts:
+    for text in filter(None, texts):
         _judge(excerpt(text), found, 0)
     return tuple(sorted(found))
 

@@ -17,7 +17,7 @@ import binascii
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
 from typing import Final
@@ -189,7 +189,7 @@ def readings(text: str, words: frozenset[bytes]) -> Iterator[str]:
         yield from _decoded(run[0])
 
 
-def encoded(text: str, blanked: bytes, words: Iterable[bytes]) -> bool:
+def encoded(text: str, blanked: bytes, words: frozenset[bytes]) -> bool:
     """Whether `readings` might give anything of a text not `hiding`: may say yes in vain."""
     return (
         max(map(len, words), default=0) >= _LONG_RUN
@@ -198,9 +198,9 @@ def encoded(text: str, blanked: bytes, words: Iterable[bytes]) -> bool:
         or "&#" in text
         or ".-" in text
         or b"0110" in blanked
-        or b" 6e " in blanked
-        or b" r e " in blanked
-        or b" s t " in blanked
+        or b"6e" in words
+        or (b"e" in words and b" r e " in blanked)
+        or (b"t" in words and b" s t " in blanked)
     )
 
 
