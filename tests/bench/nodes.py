@@ -79,7 +79,7 @@ class Connection:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def pipelined(self, lines, window=256):
+    def pipelined(self, lines, window=192):
         """Send every line, `window` of them unanswered at most; all must be answered well."""
         waiting = 0
         todo = iter(lines)
@@ -115,7 +115,8 @@ class Node:
             "log_level": "warning",
             **settings,
         }
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AMPD_", "AMP_"))}
+        foreign = ("AMPD_", "AMP_", "PYTHONDONTWRITEBYTECODE")  # which would compile at every start
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         self.env = {
             **inherited,
             "AMPD_HOME": str(self.home),
