@@ -8,6 +8,7 @@ V4  A message is meant by its number in the mailbox, its id, or a prefix or suff
 """
 
 import json
+import re
 import sqlite3
 from dataclasses import dataclass
 from typing import Any, Final
@@ -123,7 +124,8 @@ class Lists:
         where = ["b.agent=?"]
         values: list[Any] = [agent_id]
         states = {"inbox": "b.state<2", "all": "b.state<3", "quarantine": "b.state=3"}
-        where.append("b.state=0" if wanted.unread else states[wanted.box])
+        only_unread = wanted.unread and wanted.box != "quarantine"
+        where.append("b.state=0" if only_unread else states[wanted.box])
         senders = self._senders(wanted.sender) if wanted.sender else []
         if wanted.sender:
             where.append(f"b.sender IN ({','.join('?' * len(senders))})")
@@ -337,8 +339,8 @@ def _walk(wanted: Filter, senders: list[int]) -> str:
 
 def _like(sender: str) -> str:
     """A pattern for an address, or for a name at any domain."""
-    sender = sender.lower()
-    return sender if "@" in sender else sender.replace("_", "\\_") + "@%"
+    plain = re.sub(r"([\\%_])", r"\\\1", sender.lower())
+    return plain if "@" in plain else plain + "@%"
 
 
 def unknown(text: str) -> Refused:

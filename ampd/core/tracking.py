@@ -150,7 +150,7 @@ class Tracking:
             for address, stage, at, signed in self._store.view.execute(
                 "SELECT d.address, r.stage, r.at, r.signed FROM receipts r JOIN deliveries d"
                 " ON d.message=r.message AND d.recipient=r.recipient WHERE r.message=?"
-                " ORDER BY r.at",
+                " ORDER BY r.at, r.stage='acked', r.stage='read'",
                 (row["seq"],),
             )
         ]

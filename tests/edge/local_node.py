@@ -1,4 +1,4 @@
-"""A node with its local sockets, for tests of edge/local_socket.py, connection.py and methods.py."""
+"""A node with its local sockets, for the tests of the rooms behind them."""
 
 import json
 import socket

@@ -223,7 +223,7 @@ async def test_z1_a_path_that_no_socket_can_have_names_the_setting(tmp_path):
     assert "AMPD_HOME" in found.value.hint
 
 
-# Z2: order, and waiting
+# Z2: in order, but for what waits
 
 
 async def test_z2_what_was_sent_at_once_is_answered_in_order(here, alice):
@@ -287,7 +287,7 @@ async def test_l2_a_hello_that_fails_closes_the_connection_and_nothing_behind_it
     assert here.node.inbox(alice) == []
 
 
-# Z3: lines
+# Z3: what a line may be
 
 
 async def test_z3_a_line_over_the_limit_is_answered_and_the_connection_closed(here):
@@ -322,7 +322,7 @@ async def test_z3_lines_may_be_cut_anywhere_empty_or_without_an_end(here):
         assert await client.hear() is None
 
 
-# Z4: what is pushed
+# S1 to S3, Z4: what is pushed, and to whom no more
 
 
 async def test_s1_after_a_number_what_came_since_is_pushed_first_and_in_order(here):
@@ -396,7 +396,7 @@ async def test_s3_a_message_that_cannot_be_shown_hides_no_other(here, monkeypatc
         assert [(await client.hear())["params"]["body"] for _ in range(2)] == ["0", "2"]
 
 
-# Z5: connections
+# Z5: how many, and how they end
 
 
 async def test_z5_one_that_breaks_in_the_middle_takes_nothing_along(here):
