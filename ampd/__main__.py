@@ -9,7 +9,7 @@ import trio
 
 import ampd
 from ampd import config, logs
-from ampd.model.errors import CODES, AmpdError
+from ampd.model.errors import CODES, AmpdError, in_one_line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,10 +87,8 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> AmpdError:
 
 
 def complain(exc: AmpdError) -> int:
-    """Say what went wrong and what mends it; the exit code."""
-    sys.stderr.write(f"ampd: error: {exc}\n")
-    if exc.hint:
-        sys.stderr.write(f"ampd: hint: {exc.hint}\n")
+    """Say in one line what went wrong and what mends it; the exit code."""
+    sys.stderr.write(f"ampd: error: {in_one_line(str(exc), exc.hint)}\n")
     return CODES[exc.code]
 
 

@@ -43,6 +43,20 @@ CODES: Final = {
 }
 
 
+# What a hint begins with where it can be typed as it stands.
+_PROGRAMS: Final = frozenset(
+    ("amp", "ampd", "chmod", "df", "env", "journalctl", "kill", "ls", "pip", "rm", "systemctl")
+)
+
+
+def in_one_line(what: str, hint: str) -> str:
+    """An error and what mends it: `WHAT; try: COMMAND`, or `WHAT; SENTENCE`."""
+    if not hint:
+        return what
+    is_command = hint.startswith("-") or hint.partition(" ")[0] in _PROGRAMS
+    return f"{what}; try: {hint}" if is_command else f"{what}; {hint}"
+
+
 class AmpdError(Exception):
     """Something went wrong that a caller may have to know."""
 

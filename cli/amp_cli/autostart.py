@@ -2,10 +2,12 @@
 
   S1  One daemon, however many commands start at the same moment: a lock on start.lock in the
       sockets' folder, and one more look at the socket once it is held.
-  S2  A command goes on when the daemon answers, not when its process exists; a daemon that ends
-      before is reported with the last line that it wrote.
+  S2  A command goes on when the daemon answers, not when its process exists. A daemon that ends
+      before is reported with the error that it wrote, or its last line; one that does not
+      answer in time is ended: a command that gives up leaves nothing behind.
   S3  The daemon outlives the command: a session of its own, no terminal, `/` as its folder, its
       output in <data>/ampd.log (0600), which is set aside as ampd.log.1 when it is over LOG_LIMIT.
+      A relative AMPD_HOME is one of the command's folder: the daemon is told the absolute one.
 
 Not here: whether a daemon may be started at all (main.py: not on a named socket, not with
 AMP_AUTOSTART=0).
@@ -21,12 +23,17 @@ from amp_cli.client import reach
 from amp_cli.errors import NoDaemon
 from ampd.protocol.local import data_folder, run_folder
 
+TYPE_CHECKING = False  # `typing` costs a third of a command
+if TYPE_CHECKING:
+    from subprocess import Popen
+
 DAEMON = (sys.executable, "-m", "ampd")
-READY_WITHIN = 10.0  # seconds, from the process to its first answer
+READY_WITHIN = 30.0  # seconds, from the process to its first answer; most of it for a long journal
 LOOK_AGAIN_AFTER = 0.03  # seconds
 # A daemon that ended at once may have found another one on its way up: it gets this long.
 OTHER_WITHIN = 1.0  # seconds
-_END = 4096  # bytes of the log that its last two lines fit in
+ENDS_WITHIN = 3.0  # seconds from SIGTERM to its end
+_END = 65536  # bytes of the log that the traceback of an early end fits in
 LOG_LIMIT = 4 * 1024 * 1024  # bytes; weeks of log lines
 
 
@@ -70,33 +77,65 @@ def _launch(path: str) -> socket:
     from subprocess import DEVNULL, STDOUT, Popen
 
     log = _open_log()
+    before = os.fstat(log).st_size
+    environ = dict(os.environ)
+    if environ.get("AMPD_HOME"):
+        environ["AMPD_HOME"] = data_folder()
     try:
         process = Popen(
-            DAEMON, stdin=DEVNULL, stdout=log, stderr=STDOUT, cwd="/", start_new_session=True
-        )
+            DAEMON, stdin=DEVNULL, stdout=log, stderr=STDOUT, cwd="/", env=environ,
+            start_new_session=True,
+        )  # fmt: skip
     except OSError as exc:
         raise NoDaemon(f"cannot start {DAEMON[0]}: {exc.strerror}", hint="amp doctor") from None
     finally:
         os.close(log)
+    channel = None
+    try:
+        channel = _answer(process, path)
+    finally:
+        if channel is None:
+            _end(process)
+    if channel:
+        process.returncode = process.returncode or 0  # it is not ours to wait for any more
+        return channel
+    raise NoDaemon(
+        f"the daemon ended at once (exit {process.returncode}): {_said(before)}",
+        hint="" if _error(before) else "amp daemon log",
+    )
+
+
+def _answer(process: "Popen[bytes]", path: str) -> socket | None:
+    """A connection, once there is one; None where the daemon ended before (S2)."""
     deadline = time.monotonic() + READY_WITHIN
     ended = False
     while time.monotonic() < deadline:
         if channel := _attempt(path):
-            process.returncode = process.returncode or 0  # it is not ours to wait for any more
             return channel
         if not ended and process.poll() is not None:
             ended = True
             deadline = min(deadline, time.monotonic() + OTHER_WITHIN)
         time.sleep(LOOK_AGAIN_AFTER)
-    if not ended:
-        process.returncode = 0
-        raise NoDaemon(
-            f"the daemon did not answer within {READY_WITHIN:g} s", hint="amp daemon log"
-        )
+    if ended:
+        return None
     raise NoDaemon(
-        f"the daemon ended at once (exit {process.returncode}): {_said('error')}",
-        hint=_said("hint", "amp daemon log"),
+        f"the daemon did not answer within {READY_WITHIN:g} s, and was stopped",
+        hint="amp daemon log",
     )
+
+
+def _end(process: "Popen[bytes]") -> None:
+    """Nothing is left of it when this returns."""
+    from subprocess import TimeoutExpired
+
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(ENDS_WITHIN)
+    except TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _open_log() -> int:
@@ -110,12 +149,25 @@ def _open_log() -> int:
     return os.open(name, flags, 0o600)
 
 
-def _said(kind: str, otherwise: str = "") -> str:
-    """What the daemon said as its end, `ampd: KIND: TEXT`; else `otherwise`, else its last line."""
+def _said(before: int) -> str:
+    """Why the daemon ended: its error, or the last line of what it wrote since `before`."""
+    return _error(before) or next(reversed(_lines(before)), "it wrote nothing")
+
+
+def _error(before: int) -> str:
+    """The `ampd: error: TEXT` that ended it, or ""."""
+    start = "ampd: error: "
+    errors = [line.removeprefix(start) for line in _lines(before) if line.startswith(start)]
+    return errors[-1] if errors else ""
+
+
+def _lines(before: int) -> list[str]:
+    """The lines that were written to the log since it was `before` bytes long.
+
+    Of the traceback of a group the frame is left out: its last line is the error, too.
+    """
     with open(log_file(), "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
-        lines = [line.strip() for line in file.read().decode(errors="replace").split("\n")]
-    start = f"ampd: {kind}: "
-    last = [line for line in lines if line][-2:]  # an error and its hint
-    said = next((line.removeprefix(start) for line in last if line.startswith(start)), otherwise)
-    return said or (last[-1] if last else "it wrote nothing")
+        file.seek(max(before, os.fstat(file.fileno()).st_size - _END))
+        written = file.read().decode(errors="replace")
+    lines = [line.strip().lstrip("|+- ") for line in written.split("\n")]
+    return [line for line in lines if line]

@@ -3,8 +3,8 @@
   0 done  1 it failed  2 wrong usage  3 no such agent, message or contact  4 no daemon answers
   5 refused (permission, trust, limits)  6 timed out
 
-A Failure is shown as one line, `amp: error: TEXT`, and its hint as a second one,
-`amp: hint: COMMAND`: the command that mends it, where there is one.
+A Failure is shown as one line: `amp: error: TEXT`, and behind it what mends it, where something
+does: `; try: COMMAND`.
 """
 
 FAILED = 1

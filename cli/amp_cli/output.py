@@ -7,8 +7,8 @@
       move a cursor, set a title, reverse a line or hide a character. What is not printable
       is shown as \\x1b, \\u202e or \\U000e0041.
   O4  Colour only on a terminal, and never with NO_COLOR; it is added after O3.
-  O5  A failure is `amp: error: what, why`, one line; where a command mends it,
-      `amp: hint: command` follows.
+  O5  A failure is one line, `amp: error: what, why`; where a command mends it, `; try: command`
+      ends that line.
 
 Columns are aligned by the longest cell and end without blanks: two readers, a person and a
 language model, and the second pays for each character.
@@ -116,10 +116,11 @@ class Output:
 
 def complain(failure: Failure) -> None:
     """O5."""
+    from ampd.model.errors import in_one_line
+
     word = _styled("error:", RED, terminal=sys.stderr.isatty())
-    sys.stderr.write(f"amp: {word} {one_line(failure)}\n")
-    if failure.hint:
-        sys.stderr.write(f"amp: hint: {one_line(failure.hint)}\n")
+    text = in_one_line(str(failure), failure.hint)
+    sys.stderr.write(f"amp: {word} {one_line(text)}\n")
 
 
 def _styled(text: str, style: str, *, terminal: bool) -> str:

@@ -58,11 +58,11 @@ class FakeDaemon:
         if self.stopped.is_set():
             return
         self.stopped.set()
+        with suppress(FileNotFoundError):
+            Path(self.path).unlink()  # first: once nobody answers, the path may be another's
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with suppress(FileNotFoundError):
-            Path(self.path).unlink()
         self.drop_everybody()
 
     def drop_everybody(self):

@@ -24,7 +24,15 @@ with FakeDaemon(home + "/run/ampd.sock") as daemon:
     daemon.stopped.wait(60)
 """
 FAILS = "import sys; print('starting'); sys.exit('config.toml:3: unknown key')"
-SAYS_WHY = "import sys; sys.exit('ampd: error: no key domian\\nampd: hint: did you mean domain?')"
+SAYS_WHY = "import sys; sys.exit('ampd: error: no key domian; did you mean domain?')"
+CRASHES = "raise ExceptionGroup('several', [ValueError('no such word')])"
+SAYS_NOTHING = "import sys; sys.exit(3)"
+HANGS = """
+import os, time
+with open({home!r} + "/started", "a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+time.sleep(600)
+"""
 # Another daemon is on its way up: this one finds the home taken, the socket comes a moment later.
 IS_SECOND = """
 import os, subprocess, sys
@@ -38,6 +46,7 @@ import sys
 from amp_cli import autostart
 from amp_cli.main import main
 autostart.DAEMON = (sys.executable, "-c", {program!r})
+autostart.READY_WITHIN = {patience}
 sys.exit(main())
 """
 
@@ -49,11 +58,18 @@ class Home:
         self.folder = folder
         self.answers = ANSWERS.format(home=str(folder), tests=str(Path(__file__).parent.parent))
         self.program = self.answers
+        self.patience = 30
 
-    def start(self, *words, **environ):
+    def start(self, *words, cwd=None, **environ):
         kept = {k: v for k, v in os.environ.items() if k not in ("AMP_SOCKET", "AMP_AGENT")}
         return subprocess.Popen(
-            [sys.executable, "-c", AMP.format(program=self.program), *words],
+            [
+                sys.executable,
+                "-c",
+                AMP.format(program=self.program, patience=self.patience),
+                *words,
+            ],
+            cwd=cwd,
             env={**kept, "AMPD_HOME": str(self.folder), **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -97,17 +113,47 @@ def test_s2_a_daemon_that_ends_at_once_is_reported_with_its_reason(home):
     said = home.amp("inbox")
     assert said.code == 4
     assert said.err == (
-        "amp: error: the daemon ended at once (exit 1): config.toml:3: unknown key\n"
-        "amp: hint: amp daemon log\n"
+        "amp: error: the daemon ended at once (exit 1): config.toml:3: unknown key;"
+        " try: amp daemon log\n"
     )
 
 
-def test_s2_the_daemons_own_error_and_hint_are_shown_as_they_are(home):
+def test_s2_the_daemons_own_error_is_shown_as_it_is(home):
     home.program = SAYS_WHY
     assert home.amp("inbox").err == (
-        "amp: error: the daemon ended at once (exit 1): no key domian\n"
-        "amp: hint: did you mean domain?\n"
+        "amp: error: the daemon ended at once (exit 1): no key domian; did you mean domain?\n"
     )
+
+
+def test_s2_only_what_this_start_wrote_is_its_reason(home):
+    home.program = SAYS_WHY
+    home.amp("inbox")
+    home.program = SAYS_NOTHING
+    assert home.amp("inbox").err == (
+        "amp: error: the daemon ended at once (exit 3): it wrote nothing; try: amp daemon log\n"
+    )
+
+
+def test_s2_of_a_traceback_the_last_line_is_the_reason(home):
+    home.program = CRASHES
+    assert ": ValueError: no such word; try: amp daemon log" in home.amp("inbox").err
+
+
+def test_s2_a_daemon_that_does_not_answer_in_time_is_ended(home):
+    home.program = HANGS.format(home=str(home.folder))
+    home.patience = 0.5
+    said = home.amp("inbox")
+    assert said.code == 4
+    assert "did not answer within 0.5 s, and was stopped" in said.err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(home.started()[0]), 0)
+
+
+def test_s3_a_relative_home_is_one_of_the_folder_in_which_the_command_stands(home):
+    home.program = "import os; print(os.environ['AMPD_HOME'])\n" + home.answers
+    said = home.amp("inbox", cwd=home.folder.parent, AMPD_HOME=home.folder.name)
+    assert (said.code, said.err) == (0, "")
+    assert home.log().splitlines()[0] == str(home.folder)
 
 
 def test_s2_a_daemon_that_found_another_on_its_way_up_is_no_error(home):
@@ -140,7 +186,7 @@ def test_a_socket_file_that_a_dead_daemon_left_behind_does_not_count(home):
 def test_nothing_is_started_with_autostart_off(home):
     said = home.amp("inbox", AMP_AUTOSTART="0")
     assert said.code == 4
-    assert said.err.endswith("amp: hint: amp daemon start\n")
+    assert said.err.endswith("; try: amp daemon start\n")
     assert not (home.folder / "run").exists()
 
 

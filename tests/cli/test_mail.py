@@ -223,7 +223,7 @@ def test_who_acts_comes_from_the_flag_then_the_environment_then_the_daemon(
 
 def test_several_agents_and_none_named_lists_them(amp, daemon):
     daemon.create({"name": "bob"})
-    assert amp("inbox").err == ("amp: error: several agents: alice, bob\namp: hint: --agent NAME\n")
+    assert amp("inbox").err == ("amp: error: several agents: alice, bob; try: --agent NAME\n")
 
 
 def test_nothing_is_sent_as_an_agent_that_is_not_there(amp, daemon):
@@ -232,11 +232,11 @@ def test_nothing_is_sent_as_an_agent_that_is_not_there(amp, daemon):
     assert [method for _, method, _ in daemon.asked] == ["system.hello"]
 
 
-def test_o5_an_error_is_one_line_and_its_hint(amp):
+def test_o5_an_error_is_one_line_that_ends_with_what_mends_it(amp):
     assert amp("read", "9") == (
         3,
         "",
-        "amp: error: no message 9\namp: hint: amp inbox --all\n",
+        "amp: error: no message 9; try: amp inbox --all\n",
     )
 
 
