@@ -102,7 +102,8 @@ async def test_a_method_that_nobody_knows_is_not_found(here):
 @pytest.mark.parametrize(
     ("method", "params"),
     [
-        ("system.hello", {"agent": 1}), ("system.hello", {"what": 1}), ("message.list", {"limit": "1"}),
+        ("system.hello", {"agent": 1}), ("system.hello", {"what": 1}),
+        ("message.list", {"limit": "1"}),
         ("message.list", {"limit": True}), ("message.list", {"limit": 10**30}),
         ("message.get", {}), ("message.get", {"ids": []}), ("message.get", {"ids": [None]}),
         ("message.send", {"to": ["alice"], "text": "\ud800"}),
