@@ -6,8 +6,6 @@ One daemon has a home: it holds a lock on `ampd.lock` in the data folder as long
 SIGTERM and SIGINT end it cleanly; SIGHUP reads the settings again.
 """
 
-import errno
-import fcntl
 import logging
 import os
 import random
@@ -15,7 +13,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -24,20 +21,23 @@ from ampd import logs
 from ampd.clock import wall_clock
 from ampd.config import Config, make_folders
 from ampd.core.agents import Agents
+from ampd.core.bundles import Bundles
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
-from ampd.core.letters import Letters
+from ampd.core.handover import Handover
+from ampd.core.letters import Attempts, Letters
 from ampd.core.lists import Lists
 from ampd.core.mailbox import Mailbox
 from ampd.core.marks import Marks
 from ampd.core.reading import Reading
+from ampd.core.relays import Relays
 from ampd.core.submission import Submission
 from ampd.core.tracking import Tracking
 from ampd.core.transfer import Transfer
 from ampd.core.whereabouts import Whereabouts
 from ampd.crypto.keyfiles import load_agent_keys, make_folder, node_key, remove_leftovers
-from ampd.crypto.keys import SigningKey, random_bytes
+from ampd.crypto.keys import SigningKey
 from ampd.edge.local_socket import LocalSocket
 from ampd.edge.mdns import Mdns
 from ampd.edge.methods import Rooms
@@ -45,11 +45,10 @@ from ampd.edge.network import NetworkWatch
 from ampd.edge.overview import Overview
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
-from ampd.model.errors import Invalid, StorageError, Unavailable
-from ampd.model.message import digest
+from ampd.home import journal_key, keep_epoch, take_home
+from ampd.model.errors import Invalid, Unavailable
 from ampd.settings import Peer, default_domain
-from ampd.storage.records import Epoch
-from ampd.storage.store import Store, Transaction
+from ampd.storage.store import Store
 from ampd.systemd import Manager
 
 STOP_WITHIN: Final = 2.0  # seconds for the rooms to leave in good order; then they are left
@@ -57,60 +56,6 @@ NEIGHBOURS_WITHIN: Final = 3.0  # seconds after the start in which mDNS finds wh
 RENEW_EVERY: Final = 3600.0  # seconds between looks for keys that are due
 
 log = logging.getLogger("ampd")
-
-
-class HomeTakenError(Unavailable):
-    """Another daemon has this home."""
-
-
-def take_home(folder: Path) -> int:
-    """A lock on the home for as long as this process lives, or HomeTakenError that names who."""
-    path = folder / "ampd.lock"
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as exc:
-        raise StorageError(
-            f"{path} cannot be opened for writing: {exc.strerror}", hint=f"ls -ld {folder}; mount"
-        ) from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        if exc.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        raise HomeTakenError(
-            f"{folder} is in use by another ampd" + (f", process {holder}" if holder else ""),
-            hint="amp daemon status",
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
-def journal_key(node: SigningKey) -> bytes:
-    """The secret that the journal's chain is keyed with."""
-    return digest(b"ampd/journal-key/1\0" + node.seed)
-
-
-def place_of(folder: Path) -> bytes:
-    """What tells this copy of the store from one that was restored or copied."""
-    found = (folder / "journal").stat()
-    return digest(f"{found.st_dev} {found.st_ino}".encode())[:16]
-
-
-async def keep_epoch(store: Store, folder: Path) -> bytes:
-    """This store's epoch; a restored or copied store draws a new one (wire: "Envelope")."""
-    place = place_of(folder)
-
-    def work(tx: Transaction) -> bytes:
-        if tx.index.meta("place") != place:
-            tx.append(Epoch(random_bytes(8), place))
-        epoch: bytes = tx.index.meta("epoch")
-        return epoch
-
-    return await store.write(work)
 
 
 class Daemon:
@@ -161,21 +106,23 @@ class Daemon:
         contacts = self._contacts = Contacts(
             store, agents, wall_clock, config.policy.unknown_senders
         )
-        mailbox = Mailbox(store, agents, contacts, wall_clock, config.limits.message_bytes)
+        relay_keys: set[bytes] = set()
+        mailbox = Mailbox(
+            store, agents, contacts, wall_clock, config.limits.message_bytes, relay_keys
+        )
         whereabouts = self._whereabouts = Whereabouts()
         listen = _endpoint_text(_free(config.peer.listen))
         me = LocalNode(node, config.node.domain, epoch, listen)
         peers = PeerTcp(me, whereabouts, mailbox, wall_clock, random.Random())  # noqa: S311
-        transfer = Transfer(
-            store,
-            agents,
-            contacts,
-            Letters(store, wall_clock),
-            peers,
-            whereabouts,
-            wall_clock,
-            random.Random(),  # noqa: S311
+        letters = Letters(store, wall_clock)
+        way_out = (peers, whereabouts, wall_clock, random.Random())  # noqa: S311
+        transfer = Transfer(store, agents, contacts, letters, *way_out)
+        handover = Handover(store, contacts, letters, *way_out)
+        relays = Relays(
+            store, agents, peers, whereabouts, wall_clock, config.relay.servers, relay_keys
         )
+        await agents.use_relays(relays.uris)
+        bundles = Bundles(store, agents, contacts, mailbox)
         network = NetworkWatch()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._signals)
@@ -193,18 +140,23 @@ class Daemon:
             nursery.start_soon(network.run)
             nursery.start_soon(_wake_on_changes, network, peers, whereabouts)
             nursery.start_soon(transfer.run)
-            nursery.start_soon(_renew, agents, peers)
+            nursery.start_soon(store.keep_clean)
+            nursery.start_soon(handover.run)
+            nursery.start_soon(relays.run)
+            nursery.start_soon(_renew, agents, peers, relays)
             overview = Overview(
                 store,
                 agents,
                 peers,
                 mdns,
-                transfer,
+                relays,
                 lambda: self._listening,
                 trio.current_time(),
                 config.node.domain == default_domain(socket.gethostname()),
             )
-            rooms = self._rooms(store, agents, contacts, peers, transfer, overview)
+            rooms = self._rooms(
+                store, agents, contacts, peers, transfer, handover, relays, bundles, overview
+            )
             await self._serve_socket(nursery, rooms)
 
     def _rooms(  # the one place that knows every room
@@ -214,6 +166,9 @@ class Daemon:
         contacts: Contacts,
         peers: PeerTcp,
         transfer: Transfer,
+        handover: Handover,
+        relays: Relays,
+        bundles: Bundles,
         overview: Overview,
     ) -> Rooms:
         config = self._config
@@ -227,6 +182,10 @@ class Daemon:
         async def agents_changed() -> None:
             self._local.follow_agents()
             await peers.show_cards()
+            relays.cards_changed()
+
+        def attempts(address: str) -> Attempts | None:
+            return transfer.attempts_for(address) or handover.attempts_for(address)
 
         return Rooms(
             store=store,
@@ -236,9 +195,11 @@ class Daemon:
             lists=lists,
             reading=Reading(store, lists),
             marks=Marks(store, agents, lists),
-            tracking=Tracking(store, agents, lists, transfer.attempts_for),
+            tracking=Tracking(store, agents, lists, attempts),
             directory=Directory(store, agents, peers.connected),
-            checkup=Checkup(store, config.paths.data),
+            checkup=Checkup(store, config.paths.data, wall_clock),
+            relays=relays,
+            bundles=bundles,
             status=overview.document,
             peers=peers.peers,
             agents_changed=agents_changed,
@@ -359,11 +320,12 @@ async def _say_alive(manager: Manager, every: float) -> None:
         await trio.sleep(every)
 
 
-async def _renew(agents: Agents, peers: PeerTcp) -> None:
+async def _renew(agents: Agents, peers: PeerTcp, relays: Relays) -> None:
     while True:
         await trio.sleep(RENEW_EVERY)
         if await agents.renew():
             await peers.show_cards()
+            relays.cards_changed()
 
 
 async def _wake_on_changes(network: NetworkWatch, peers: PeerTcp, whereabouts: Whereabouts) -> None:

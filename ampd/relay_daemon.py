@@ -34,7 +34,7 @@ from ampd.model.address import NodeUri, RelayUri, key_from_text
 from ampd.model.errors import Invalid
 from ampd.model.message import digest
 from ampd.settings import read_endpoint
-from ampd.storage.relay_store.port import RelayStore
+from ampd.storage.relay_store.port import Limits, RelayStore
 from ampd.storage.relay_store.sqlite import SqliteRelayStore
 from ampd.systemd import Manager
 
@@ -140,12 +140,12 @@ def choose_store(text: str, now: Callable[[], int]) -> RelayStore:
     """The store that is meant, not yet open; Invalid if it is none."""
     kind, _, place = text.partition(":")
     if kind == "sqlite" and place:
-        return SqliteRelayStore(Path(place), now)
+        return SqliteRelayStore(Path(place), Limits(), now)
     if kind == "nats" and place.startswith("//"):
         from ampd.storage.relay_store.jetstream import JetStreamRelayStore
 
         servers = [f"nats://{server}" for server in place[2:].split(",")]
-        return JetStreamRelayStore(servers, now)
+        return JetStreamRelayStore(servers, Limits(), now)
     raise Invalid(
         f"--store: {text!r} is no store", hint="use sqlite:PATH or nats://HOST:PORT,HOST:PORT"
     )

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ampd.model.address import NodeUri, check_domain
+from ampd.model.address import NodeUri, RelayUri, check_domain
 from ampd.model.errors import Invalid
 
 Endpoint = tuple[str, int]  # (host, port), as socket.bind takes it; port 0: the system picks one
@@ -85,6 +85,10 @@ def read_endpoint(text: str) -> Endpoint | None:
 
 def _nodes(texts: list[str]) -> tuple[NodeUri, ...]:
     return tuple(NodeUri.parse(text) for text in texts)
+
+
+def _relays(texts: list[str]) -> tuple[RelayUri, ...]:
+    return tuple(RelayUri.parse(text) for text in texts)
 
 
 def _names(texts: list[str]) -> tuple[str, ...]:
@@ -164,7 +168,7 @@ class Discovery:
 class Relay:
     """Who keeps mail for us while we are away, tried in order."""
 
-    servers: tuple[NodeUri, ...] = _setting([], _nodes)
+    servers: tuple[RelayUri, ...] = _setting([], _relays)
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,6 +251,11 @@ class Agents:
             keyfiles.destroy(self._path(agent.name))
             await self._store.write(lambda tx: tx.append(replace(record, purged=True)))
 
+    async def use_relays(self, uris: tuple[str, ...]) -> bool:
+        """From now on the cards name these relays; whether any card changed."""
+        self._relays = uris
+        return await self.renew()
+
     async def renew(self) -> bool:
         """Sign anew the cards that are due (A2); whether any changed."""
         now = self._now()

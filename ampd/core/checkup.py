@@ -51,6 +51,7 @@ _TABLES: Final = {
     "gaps": "recipient, sender, epoch, number, upto, at",
     "cards": "key, address, number, signed, node, at, withdrawn",
     "contacts": "address, key, state, blocked, since, source, relays, note",
+    "relays": "uri, token",
     "lost": "segment, offset, first, last, reason",
 }
 

@@ -7,7 +7,7 @@ held to it when they are sent and when they arrive, requests of local programs w
 
 import json
 import math
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ampd.model.errors import Invalid
 
@@ -59,6 +59,8 @@ def _check_depth(text: str, value: object, depth: int) -> None:
         if not level:
             return
         level = [
-            item for each in level for item in (each.values() if isinstance(each, dict) else each)
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else cast("list[object]", each))
         ]
     raise Invalid(f"JSON that is nested deeper than {depth}")

@@ -11,11 +11,14 @@
       address's mail (contacts.py, N2).
   B5  What was sealed to a key that is gone is refused with the newer card.
   B6  A receipt counts only if the key signed it that the message was addressed to (receipts.py).
+  B7  What only a clock says against (expired, dated ahead) is refused for now, with the reason: the
+      sender's own clock, which made the times, decides in the end.
+  B8  What a relay or a stick brought is answered by a receipt that travels as mail does.
 
 Not here: lists (lists.py), marks (marks.py), what goes out (submission.py, transfer.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,11 +27,11 @@ import trio
 from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, next_number, read_card
-from ampd.core.receipts import note_receipt, receipt_for
+from ampd.core.receipts import note_receipt, queue_receipt, receipt_for
 from ampd.core.safety import flags
 from ampd.crypto.keys import open1
 from ampd.model.card import MAX_CARD, Card
-from ampd.model.errors import Invalid, Refused, StaleKey
+from ampd.model.errors import Invalid, Refused, StaleKey, Unavailable
 from ampd.model.message import (
     MESSAGE_CONTEXT,
     RECEIPT_CONTEXT,
@@ -55,6 +58,14 @@ class Opened:
     card: tuple[bytes, Card] | None  # the sender's, if it was in the letter and is its own
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came: "message", "known" (it was here before) or "receipt"; and our receipt for it."""
+
+    what: str
+    receipt: bytes
+
+
 class Mailbox:
     """Implements ports.Door."""
 
@@ -65,15 +76,23 @@ class Mailbox:
         contacts: Contacts,
         now: Callable[[], int],
         message_bytes: int,
+        relays: Collection[bytes] = (),
     ) -> None:
+        """`relays` holds the node keys of this node's relays, as they are at the moment."""
+        self._relays = relays
         self._store = store
         self._agents = agents
         self._contacts = contacts
         self._now = now
         self.message_bytes = message_bytes
 
-    async def deliver(self, envelope: Envelope, node: bytes, via: str = "direct") -> Delivery:
+    async def deliver(self, envelope: Envelope, node: bytes) -> Delivery:
         """Return once the message, or the receipt, is safe here (B1-B6)."""
+        taken = await self.take(envelope, node, "relay" if node in self._relays else "direct")
+        return Delivery("delivered", taken.receipt)
+
+    async def take(self, envelope: Envelope, node: bytes, via: str) -> Taken:
+        """The same, for what came by the way `via`, with what it was."""
         agent = self._agents.of_mailbox(envelope.mailbox)
         if agent is None:
             raise Refused("there is no such mailbox here", code="recipient_unknown")
@@ -88,10 +107,9 @@ class Mailbox:
         if letter.kind != "message":
             raise Invalid(f"a letter of kind {letter.kind!r}")
         opened = self._check(letter, agent)
-        at = await self._store.write(lambda tx: self._keep(tx, agent, opened, node, via))
-        return Delivery(
-            "delivered", receipt_for(agent, opened.message, opened.signed, "delivered", at)
-        )
+        at, fresh = await self._store.write(lambda tx: self._keep(tx, agent, opened, node, via))
+        receipt = receipt_for(agent, opened.message, opened.signed, "delivered", at)
+        return Taken("message" if fresh else "known", receipt)
 
     def cards(self) -> list[bytes]:
         """The signed cards of this node's agents."""
@@ -141,18 +159,15 @@ class Mailbox:
     def _too_large(self) -> Refused:
         return Refused(f"a message of more than {self.message_bytes} bytes", code="too_large")
 
-    def _keep(self, tx: Transaction, agent: Agent, opened: Opened, node: bytes, via: str) -> int:
-        """Within the store's work: judge and append; when it was (or had been) kept."""
+    def _keep(
+        self, tx: Transaction, agent: Agent, opened: Opened, node: bytes, via: str
+    ) -> tuple[int, bool]:
+        """Within the store's work: judge and append; when it was kept, and whether it is new."""
         message, key = opened.message, opened.key
-        before = held_at(tx, agent.key, key, message.id)
+        before = self._held_at(tx, agent, opened)
         if before:
-            return before  # B2, also when it has expired since
-        if message.expires <= tx.now:
-            raise Refused("it expired before it came", code="expired")
-        if message.expires > tx.now + LONGEST_EXPIRY + AHEAD:
-            raise Refused("it would expire later than anything may", code="invalid")
-        if message.sent > tx.now + AHEAD:
-            raise Refused("it is dated more than a day ahead", code="invalid")
+            return before, False  # B2, also when it has expired since
+        self._check_times(message, tx.now, via)
         if opened.card is not None:
             signed, card = opened.card
             self._contacts.take_card(tx, signed, key, card, node, via)
@@ -161,9 +176,39 @@ class Mailbox:
         found = flags(message.subject, message.body, message.payload or "", message.context or "")
         box = (agent.key, next_number(tx, agent.key), int(state), reason)
         tx.append(Kept(opened.signed, tx.now, via, True, b"", (box,), found))
-        return tx.now
+        if via != "direct":
+            self._send_receipt(tx, agent, opened)
+        return tx.now, True
 
-    async def _take_receipt(self, letter: Letter, agent: Agent, via: str) -> Delivery:
+    def _held_at(self, tx: Transaction, agent: Agent, opened: Opened) -> int:
+        """When this agent got this message, or 0. Refused if only the id is the same."""
+        at, seq = held_at(tx, agent.key, opened.key, opened.message.id)
+        if seq:
+            kept = self._store.payload_at(tx.db, seq)
+            if isinstance(kept, Kept) and kept.signed != opened.signed:
+                raise Refused("another message of this sender has the same id", code="forged")
+        return at
+
+    def _check_times(self, message: Message, now: int, via: str) -> None:
+        """B1, and B7: what only a clock says against is refused for now, not for good."""
+        late = now - message.expires
+        if late >= 0 and via != "direct":
+            raise Refused("it expired before it came", code="expired")
+        ahead = max(message.sent - now, message.expires - now - LONGEST_EXPIRY)
+        for wrong, words in ((late, "expired"), (ahead - AHEAD, "dated ahead")):
+            if wrong >= 0:
+                raise Unavailable(
+                    f"by the clock of the recipient's node it is {words}: one of the two clocks is"
+                    f" wrong (here it is {now // 1000} s since 1970)"
+                )
+
+    def _send_receipt(self, tx: Transaction, agent: Agent, opened: Opened) -> None:
+        """Whoever brought this cannot take the receipt back: it travels as mail does (B3)."""
+        row = tx.db.execute("SELECT signed FROM cards WHERE key=?", (opened.key,)).fetchone()
+        if row is not None:
+            queue_receipt(tx, agent, opened.signed, row[0], "delivered")
+
+    async def _take_receipt(self, letter: Letter, agent: Agent, via: str) -> Taken:
         key, payload = open1(letter.signed, RECEIPT_CONTEXT)
         receipt = Receipt.from_bytes(payload)
 
@@ -171,7 +216,7 @@ class Mailbox:
             note_receipt(tx, self._store, self._agents, agent.key, key, receipt, letter.signed, via)
 
         await self._store.write(work)
-        return Delivery("delivered")
+        return Taken("receipt", b"")
 
 
 def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card] | None:
@@ -185,12 +230,12 @@ def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card]
     return (signed, card) if signer == key and card.address == message.sender else None
 
 
-def held_at(tx: Transaction, agent: bytes, sender: bytes, identifier: bytes) -> int:
-    """When this agent got this message; 0 if it never did."""
+def held_at(tx: Transaction, agent: bytes, sender: bytes, identifier: bytes) -> tuple[int, int]:
+    """When this agent got this message, and where it lies; 0 if it never did, or deleted it."""
     row = tx.db.execute(
-        "SELECT m.at FROM messages m JOIN boxes b ON b.message=m.seq JOIN agents a ON a.id=b.agent"
-        " WHERE m.id=? AND m.sender_key=? AND a.key=?"
-        " UNION ALL SELECT at FROM seen WHERE sender=? AND id=? AND agent=? LIMIT 1",
+        "SELECT m.at, m.seq FROM messages m JOIN boxes b ON b.message=m.seq"
+        " JOIN agents a ON a.id=b.agent WHERE m.id=? AND m.sender_key=? AND a.key=?"
+        " UNION ALL SELECT at, 0 FROM seen WHERE sender=? AND id=? AND agent=? LIMIT 1",
         (identifier, sender, agent, sender, identifier, agent),
     ).fetchone()
-    return int(row[0]) if row else 0
+    return (int(row[0]), int(row[1])) if row else (0, 0)

@@ -14,6 +14,7 @@ from ampd.core.checkup import CheckReport
 from ampd.core.directory import Listed
 from ampd.core.lists import Listing, Summary
 from ampd.core.reading import Full
+from ampd.core.relays import RelayState
 from ampd.core.submission import Sent
 from ampd.core.tracking import DeliveryState, Proof, Step
 from ampd.core.trust import Known
@@ -260,4 +261,26 @@ def peer(state: PeerState) -> Document:
         "last_error": state.last_error or None,
         "last_seen": time_text(state.last_seen),
         "next_try": time_text(state.next_try),
+    }
+
+
+def relays(states: Sequence[RelayState], peers: Sequence[PeerState]) -> list[Document]:
+    """The `relays` document: each relay in use, in order, and how it is."""
+    sessions = {state.node: state for state in peers}
+    return [_relay(state, sessions.get(state.uri.key)) for state in states]
+
+
+def _relay(state: RelayState, session: PeerState | None) -> Document:
+    how = session.state if session else "away"
+    if how == "connected" and state.collecting:
+        how = "collecting"
+    error = state.last_error or (session.last_error if session else "")
+    return {
+        "uri": str(state.uri),
+        "state": how,
+        "source": state.source,
+        "rtt_ms": session.rtt_ms if session else None,
+        "last_seen": time_text(session.last_seen if session else None),
+        "next_try": time_text(session.next_try if session else None),
+        "last_error": error or None,
     }

@@ -17,12 +17,14 @@ import trio
 
 import ampd
 from ampd.core.agents import Agent, Agents, Profile
+from ampd.core.bundles import Bundles
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
 from ampd.core.lists import Filter, Lists
 from ampd.core.marks import Marks
 from ampd.core.reading import Full, Reading
+from ampd.core.relays import Relays
 from ampd.core.submission import EXPIRES_AFTER, Draft, Submission
 from ampd.core.tracking import Tracking
 from ampd.edge import documents
@@ -30,6 +32,7 @@ from ampd.edge.contact_methods import ContactMethods
 from ampd.edge.documents import Document
 from ampd.edge.params import Params
 from ampd.edge.peer_state import PeerState
+from ampd.edge.relay_methods import RelayMethods
 from ampd.model.errors import AmpdError, Invalid, Refused
 from ampd.model.message import id_from_text
 from ampd.protocol.local import PROTOCOL
@@ -81,6 +84,8 @@ class Rooms:
     tracking: Tracking
     directory: Directory
     checkup: Checkup
+    relays: Relays
+    bundles: Bundles
     status: Callable[[str], Document]  # of one agent's view, or "" for the owner's
     peers: Callable[[], list[PeerState]]
     agents_changed: Callable[[], Awaitable[None]]
@@ -116,6 +121,7 @@ class Methods:
             "peer.list": self._peers,
             "journal.check": self._check,
             **ContactMethods(rooms.contacts).table,
+            **RelayMethods(rooms.relays, rooms.bundles, rooms.peers).table,
         }
 
     # --- who ------------------------------------------------------------------------------
@@ -244,8 +250,9 @@ class Methods:
         try:
             return documents.sent(await self._rooms.submission.send(agent, draft))
         except Refused as exc:
-            if exc.code != "recipient_unknown" or not self._rooms.settling():
+            if exc.code != "recipient_unknown":
                 raise
+        await self._rooms.relays.find([to for to in draft.to if "@" in to])
         await self._settle(draft)
         return documents.sent(await self._rooms.submission.send(agent, draft))
 
@@ -361,6 +368,7 @@ class Methods:
         domain, capability = params.text("domain"), params.text("capability")
         within = params.seconds("wait_s") or 0.0
         params.done()
+        await self._rooms.relays.find([f"@{domain.lower()}" if domain else ""])
         with trio.move_on_after(within):
             while within and not self._others(domain, capability):
                 await self._rooms.store.changed("contacts").wait()

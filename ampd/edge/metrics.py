@@ -53,7 +53,7 @@ class Metrics:
                 hint="pip install 'ampd-node[metrics]'",
             ) from None
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(prefix, figures))  # type: ignore[arg-type]
+        self._registry.register(_Collector(prefix, figures))
         self._not_ready = not_ready
         host, port = listen
         try:

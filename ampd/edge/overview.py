@@ -7,7 +7,7 @@ import trio
 
 import ampd
 from ampd.core.agents import Agents
-from ampd.core.transfer import Transfer
+from ampd.core.relays import Relays
 from ampd.edge import documents
 from ampd.edge.documents import Document
 from ampd.edge.mdns import Mdns
@@ -24,7 +24,7 @@ class Overview:
     agents: Agents
     peers: PeerTcp
     mdns: Mdns | None
-    transfer: Transfer
+    relays: Relays
     listen: Callable[[], str]
     started_at: float
     chosen_by_default: bool  # the domain is the host's name, and nobody's decision
@@ -54,7 +54,7 @@ class Overview:
             "node": node,
             "agents": self._agents(),
             "peers": [documents.peer(state) for state in self.peers.peers()],
-            "relays": [],
+            "relays": documents.relays(self.relays.states(), self.peers.peers()),
             "outbox": queued[0],
             "oldest_queued_at": documents.time_text(queued[1]),
             "mailbox": {"messages": messages, "bytes": self.store.journal.size_bytes},

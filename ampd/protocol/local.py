@@ -44,6 +44,7 @@ METHODS = frozenset(
         *("message.wait", "inbox.subscribe", "inbox.unsubscribe"),
         *("directory.list", "peer.list", "journal.check"),
         *("contact.add", "contact.list", "contact.show", "contact.verify", "contact.block"),
+        *("relay.add", "relay.list", "relay.remove", "bundle.write", "bundle.read"),
         *("contact.unblock", "contact.accept", "contact.remove"),
     )
 )

@@ -28,6 +28,7 @@ from ampd.storage.records import (
     Progress,
     Queued,
     Record,
+    RelayUsed,
     Released,
     State,
     Void,
@@ -76,6 +77,7 @@ class Applier(Rows):
             Dropped: self._dropped,
             Void: self._void,
             Lost: self._lost,
+            RelayUsed: self._relay_used,
         }
 
     def apply(self, seq: int, record: Record) -> int:
@@ -87,7 +89,8 @@ class Applier(Rows):
     def _kept(self, seq: int, record: Kept) -> int:
         sender_key, message = read_signed(record.signed)
         by = self.holder(record.by) if record.by else None
-        gap = 0 if by else self._count_received(sender_key, message, record)
+        counted = not by and record.via != "system"  # notices are no pair's letters
+        gap = self._count_received(sender_key, message, record) if counted else 0
         to = message["to"]
         self._db.execute(
             _MESSAGE,
@@ -337,6 +340,15 @@ class Applier(Rows):
                 record.source, json.dumps(record.relays), record.note, seq,
             ),
         )  # fmt: skip
+
+    def _relay_used(self, seq: int, record: RelayUsed) -> None:
+        if record.removed:
+            self._db.execute("DELETE FROM relays WHERE uri=?", (record.uri,))
+            return
+        self._db.execute(
+            "INSERT INTO relays VALUES(?,?,?) ON CONFLICT(uri) DO UPDATE SET token=excluded.token",
+            (record.uri, record.token, seq),
+        )
 
     # --- the store itself ------------------------------------------------------------------
 

@@ -15,6 +15,7 @@
  13 (part)    place, number of parts, and the record: one of several that count together or not
  14 Void      a crash left some parts of a group, and not all: they count for nothing
  15 Lost      damage that was reported and written off, and the messages that went with it
+ 16 RelayUsed a relay that the user added, with the invitation to it, or took away again
 
 R1  A record is never changed; a later one overrides.
 R2  Whatever the index knows, it knows from these records.
@@ -184,16 +185,24 @@ class Lost:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class RelayUsed:
+    kind: ClassVar[int] = 16
+    uri: str
+    token: bytes  # the invitation, until it was redeemed
+    removed: bool
+
+
 Record = (
     Kept | Queued | Progress | Marked | Deleted | Agent | CardSeen | Contact | Epoch | Counters
-    | Released | Dropped | Void | Lost
+    | Released | Dropped | Void | Lost | RelayUsed
 )  # fmt: skip
 
 _KINDS: Final[dict[int, type[Any]]] = {
     each.kind: each
     for each in (
         Kept, Queued, Progress, Marked, Deleted, Agent, CardSeen, Contact, Epoch, Counters,
-        Released, Dropped, Void, Lost,
+        Released, Dropped, Void, Lost, RelayUsed,
     )
 }  # fmt: skip
 _NAMES: Final = {kind: tuple(field.name for field in fields(each)) for kind, each in _KINDS.items()}

@@ -14,7 +14,7 @@ for a message by id and sender would walk through all that the sender ever sent.
 
 from typing import Final
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -62,6 +62,7 @@ CREATE TABLE pairs_in(
 CREATE TABLE gaps(
     recipient BLOB, sender BLOB, epoch BLOB, number INTEGER, upto INTEGER, at INTEGER,
     PRIMARY KEY(recipient, sender, epoch, number)) WITHOUT ROWID;
+CREATE TABLE relays(uri TEXT PRIMARY KEY, token BLOB, seq INTEGER) WITHOUT ROWID;
 CREATE TABLE cards(
     key BLOB PRIMARY KEY, address TEXT, number INTEGER, signed BLOB, node BLOB, at INTEGER,
     withdrawn INTEGER, seq INTEGER) WITHOUT ROWID;

@@ -3,12 +3,17 @@
   AT1  `call` runs a coroutine there and returns its result or raises its error here.
   AT2  A cancelled call cancels the coroutine and waits for its end: nothing is left running.
   AT3  `stop` cancels what runs, and ends the thread.
+  AT4  A call begins after everything that was handed over before it.
+
+Waking the other thread is dear (a system call and a change of threads), so that what is handed over
+while the other has not looked yet is taken along: one waking for many calls, both ways.
 
 Not here: what is run (nats_link.py).
 """
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -26,9 +31,14 @@ class AsyncioThread:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._serve, name="ampd-nats", daemon=True)
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._handed_over: deque[Callable[[], object]] = deque()
+        self._awake = False  # the loop will look at what was handed over
+        self._done: list[_Call[Any]] = []  # of the loop's thread; and for trio at its next turn
 
     def start(self) -> None:
         """From now on `call` works."""
+        self._token = trio.lowlevel.current_trio_token()
         self._loop = asyncio.new_event_loop()
         self._thread.start()
 
@@ -51,58 +61,80 @@ class AsyncioThread:
             loop.call_soon_threadsafe(loop.stop)
             await trio.to_thread.run_sync(self._thread.join)
 
-    def soon(self, run: Callable[..., object], *args: object) -> None:
-        """Run a plain function there, after everything handed over before; nothing when stopped."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(run, *args)
+    def soon(self, run: Callable[[], object]) -> None:
+        """Run a plain function there (AT4); nothing when stopped."""
+        if self._loop is None:
+            return
+        self._handed_over.append(run)
+        if not self._awake:
+            self._awake = True
+            self._loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        self._awake = False  # first, so that nothing handed over from now on is left lying
+        while self._handed_over:
+            self._handed_over.popleft()()
 
     async def call(self, run: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
         """AT1, AT2."""
-        loop = self._loop
-        if loop is None:
+        if self._loop is None:
             raise Unavailable("the relay's store is closed")
-        call = _Call[T](trio.lowlevel.current_task(), trio.lowlevel.current_trio_token())
-        loop.call_soon_threadsafe(call.begin, loop, run(*args))
+        call = _Call(run(*args), self._end)
+        self.soon(call.begin)
 
         def abort(raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
             call.raise_cancel = raise_cancel
-            loop.call_soon_threadsafe(call.cancel)
+            self.soon(call.cancel)
             return trio.lowlevel.Abort.FAILED
 
         result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
 
+    def _end(self, call: "_Call[Any]") -> None:
+        """In the loop's thread: whatever ends in this turn of the loop goes back together."""
+        if not self._done:
+            asyncio.get_running_loop().call_soon(self._bring_back)
+        self._done.append(call)
+
+    def _bring_back(self) -> None:
+        done, self._done = self._done, []
+        assert self._token is not None  # noqa: S101 - `start` set it
+        self._token.run_sync_soon(_answer, done)
+
 
 class _Call(Generic[T]):
     """A coroutine on its way there and back."""
 
-    def __init__(self, task: trio.lowlevel.Task, token: trio.lowlevel.TrioToken) -> None:
-        self._task = task
-        self._token = token
+    def __init__(self, run: Coroutine[Any, Any, T], end: "Callable[[_Call[Any]], None]") -> None:
+        self._run = run
+        self._end = end
         self._running: asyncio.Task[T] | None = None
+        self.task = trio.lowlevel.current_task()
         self.raise_cancel: Callable[[], Any] | None = None
 
-    def begin(self, loop: asyncio.AbstractEventLoop, run: Coroutine[Any, Any, T]) -> None:
-        self._running = loop.create_task(run)
-        self._running.add_done_callback(self._end)
+    def begin(self) -> None:
+        self._running = asyncio.get_running_loop().create_task(self._run)
+        self._running.add_done_callback(lambda _: self._end(self))
 
     def cancel(self) -> None:
         if self._running is not None:
             self._running.cancel()
 
-    def _end(self, done: asyncio.Task[T]) -> None:
-        self._token.run_sync_soon(self._answer, done)
-
-    def _answer(self, done: asyncio.Task[T]) -> None:
-        result: outcome.Outcome[T]
+    def result(self) -> outcome.Outcome[T]:
+        done = self._running
+        assert done is not None  # noqa: S101 - it has begun before it ends
         if not done.cancelled():
             error = done.exception()
-            result = outcome.Error(error) if error else outcome.Value(done.result())
-        elif self.raise_cancel is not None:
-            result = outcome.capture(self.raise_cancel)
-        else:
-            result = outcome.Error(Unavailable("the relay's store is closing"))
-        trio.lowlevel.reschedule(self._task, result)
+            return outcome.Error(error) if error else outcome.Value(done.result())
+        if self.raise_cancel is not None:
+            cancelled: outcome.Outcome[T] = outcome.capture(self.raise_cancel)
+            return cancelled
+        return outcome.Error(Unavailable("the relay's store is closing"))
+
+
+def _answer(done: list[_Call[Any]]) -> None:
+    for call in done:
+        trio.lowlevel.reschedule(call.task, call.result())
 
 
 async def _cancel_others() -> None:

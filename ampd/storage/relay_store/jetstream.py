@@ -18,6 +18,7 @@ Not here: what the methods promise (port.py).
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -113,8 +114,9 @@ class JetStreamRelayStore:
         event = self._waiting.get(mailbox)
         if event is None:
             event = self._waiting[mailbox] = trio.Event()
-            self._thread.soon(self._watch, mailbox)
-            weakref.finalize(event, self._thread.soon, self._unwatch, mailbox).atexit = False
+            self._thread.soon(partial(self._watch, mailbox))
+            end = weakref.finalize(event, self._thread.soon, partial(self._unwatch, mailbox))
+            end.atexit = False
         return event
 
     def _watch(self, mailbox: bytes) -> None:

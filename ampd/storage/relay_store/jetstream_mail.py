@@ -15,8 +15,9 @@ One stream NAME, replicated, in files. With MAILBOX and MARK (port.mark) in base
        When the servers are so full that no mark can be written, mail is removed without one.
   JM4  The leader says what lies in a mailbox; any replica brings it. A replica that is behind the
        leader is asked again; if it stays behind, waiters are woken again after RECHECK.
-  JM5  Quotas are counted from the subjects of a mailbox (its sizes stand in them) at most every
-       STOCK_FOR seconds, and in between by what this relay took.
+  JM5  Quotas are counted from the subjects of a mailbox (its sizes stand in them), and then by what
+       this relay took. It looks again after STOCK_FOR seconds once it took a twentieth of the
+       quota, and always before it refuses: each relay may exceed a quota by that twentieth.
 
 Durable means: on most of the servers, each of which syncs its disk every two minutes unless its
 configuration says `jetstream { sync_interval: always }`. It survives the end of any process and the
@@ -62,6 +63,7 @@ from ampd.storage.relay_store.port import (
 
 RECHECK: Final = 1.0  # seconds
 STOCK_FOR: Final = 2.0  # seconds
+_PART: Final = 20  # a relay takes a twentieth of a quota between two looks
 _BOXES: Final = 4096  # mailboxes whose stock is remembered: 1 MiB
 _BEHIND: Final = (0.0, 0.02, 0.05, 0.1, 0.2)  # seconds between looks at a replica that is behind
 _AGAIN: Final = (0.0, 0.01, 0.05, 0.2)  # seconds before a deposit that met another one on its way
@@ -72,14 +74,21 @@ _PAGE: Final = 1000  # messages
 class _Stock:
     """What lay in a mailbox when it was looked at, and what this relay added since."""
 
-    __slots__ = ("messages", "size", "taken")
+    __slots__ = ("added", "size", "taken", "then")
 
-    def __init__(self, taken: float, usage: Usage) -> None:
+    def __init__(self, taken: float, then: Usage) -> None:
         self.taken = taken
-        self.messages, self.size = usage.messages, usage.bytes
+        self.then = then
+        self.added = self.size = 0
 
     def usage(self) -> Usage:
-        return Usage(self.messages, self.size)
+        return Usage(self.then.messages + self.added, self.then.bytes + self.size)
+
+    def is_good(self, limits: Limits) -> bool:
+        """JM5."""
+        few = self.added * _PART <= limits.mailbox_messages
+        small = self.size * _PART <= limits.mailbox_bytes
+        return (few and small) or time.monotonic() - self.taken < STOCK_FOR
 
 
 class Mail:
@@ -101,6 +110,7 @@ class Mail:
         self._now = now
         self._doubt = doubt
         self._stocks: OrderedDict[bytes, _Stock] = OrderedDict()
+        self._under_way: dict[str, asyncio.Future[None]] = {}  # the same one comes after it
         self._looks: dict[bytes, asyncio.Task[_Stock]] = {}
         self._total = 0  # bytes of the stream when it was last looked at, and our deposits since
 
@@ -144,6 +154,16 @@ class Mail:
         most = min(self._limits.message_bytes, self._link.max_payload - _ROOM_FOR_HEADERS)
         until = lasts_until(envelope, self._limits, self._now(), most)
         place = f"{_text(envelope.mailbox)}.{_text(mark(envelope))}-{len(envelope.sealed)}"
+        while (other := self._under_way.get(place)) is not None:
+            await asyncio.wait([other])
+        done = self._under_way[place] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._deposit(place, envelope, until)
+        finally:
+            del self._under_way[place]
+            done.set_result(None)
+
+    async def _deposit(self, place: str, envelope: Envelope, until: int) -> bool:
         try:
             stock = await self._make_room(envelope)
         except Full:
@@ -166,7 +186,8 @@ class Mail:
             "Nats-Expected-Last-Subject-Sequence-Subject": f"{self._base}.*.{place}",
         }
         for pause in _AGAIN:
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
             try:
                 await self._link.publish(f"{self._base}.mail.{place}", envelope.sealed, headers)
             except Declined as exc:
@@ -184,7 +205,7 @@ class Mail:
         """Count the envelope as there, or raise Full."""
         size = len(envelope.sealed)
         stock = self._stocks.get(envelope.mailbox)
-        if stock is not None and time.monotonic() - stock.taken < STOCK_FOR:
+        if stock is not None and stock.is_good(self._limits):
             try:
                 self._check(stock, size)
             except Full:
@@ -199,7 +220,7 @@ class Mail:
         check_room(self._limits, size, stock.usage(), Usage(0, self._total))
 
     def _book(self, stock: _Stock, messages: int, size: int) -> _Stock:
-        stock.messages += messages
+        stock.added += messages
         stock.size += size
         self._total += size
         return stock
@@ -235,7 +256,8 @@ class Mail:
         first = 1 if cursor is None else int(str(cursor).partition(" ")[0]) + 1
         page: Page | None = None
         for pause in _BEHIND:
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
             inventory = await self._inventory(mailbox)
             if not inventory.subjects:
                 return []

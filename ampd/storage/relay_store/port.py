@@ -14,8 +14,8 @@
        was removed comes back by `add_member` only.
   RS8  Memory does not grow with the number of mailboxes.
 
-`SqliteRelayStore` keeps RS4 to the byte; a cluster with several relays may exceed the quota of a
-mailbox by what the other relays took within two seconds (see jetstream.py).
+`SqliteRelayStore` keeps RS4 to the byte; on a cluster each further relay may exceed the quota of a
+mailbox by a twentieth (JM5 of jetstream_mail.py).
 
 Nothing is kept of who deposited: a relay cannot tell what it does not know. Times are milliseconds
 since 1970. Every method may raise Unavailable: the store is away or failing, and what was asked may

@@ -1,0 +1,116 @@
+"""Mail on a stick: undelivered letters and cards as items of a file that a person carries.
+
+L1  An item is one CBOR map, {v: 1, kind: "envelope", envelope} or {v: 1, kind: "card", card}; its
+    envelope is sealed and its card signed, so the carrier can read and change nothing.
+L2  Writing changes nothing here: what was written is still queued, and goes by any other way too.
+L3  Reading is idempotent; what is for an agent here is kept as any mail is, and its signed receipt
+    is queued: it comes back with the next session, relay or bundle.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ampd.core.agents import Agents
+from ampd.core.contacts import Contacts
+from ampd.core.mailbox import Mailbox
+from ampd.model.encoding import decode, encode
+from ampd.model.errors import Invalid, Refused
+from ampd.model.fields import Fields
+from ampd.model.message import MAX_ENVELOPE, Envelope
+from ampd.storage.records import Queued
+from ampd.storage.store import Store
+
+PAGE_BYTES: Final = 2 << 20  # a quarter of what one line of the socket may hold
+_LARGEST: Final = 2 * MAX_ENVELOPE
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some items of a bundle, and where to go on (0: it was the last)."""
+
+    items: tuple[bytes, ...]
+    envelopes: int
+    cards: int
+    next: int
+
+
+@dataclass(slots=True)
+class Taken:
+    """What reading did."""
+
+    messages: int = 0
+    receipts: int = 0
+    known: int = 0
+    elsewhere: int = 0
+    refused: int = 0
+    cards: int = 0
+
+
+class Bundles:
+    """Writes and reads bundles."""
+
+    def __init__(self, store: Store, agents: Agents, contacts: Contacts, mailbox: Mailbox) -> None:
+        self._store = store
+        self._agents = agents
+        self._contacts = contacts
+        self._mailbox = mailbox
+
+    def write(self, to: Sequence[str], after: int) -> Page:
+        """The items behind the cursor `after`: first all cards, then queued letters (L2)."""
+        items: list[bytes] = []
+        size = envelopes = 0
+        cards = 0
+        if not after:
+            items = [encode({"v": 1, "kind": "card", "card": c}) for c in self._agents.cards()]
+            cards = len(items)
+        targets = [str(self._contacts.resolve(text).address) for text in to]
+        where = f" AND address IN ({','.join('?' * len(targets))})" if targets else ""
+        rows = self._store.view.execute(
+            f"SELECT item, mailbox, expires FROM outbox WHERE item>?{where} ORDER BY item",  # noqa: S608
+            (after, *targets),
+        )
+        for item, mailbox, expires in rows:
+            record = self._store.payload(item)
+            if not isinstance(record, Queued):
+                continue
+            envelope = Envelope(mailbox, expires, record.sealed)
+            data = encode({"v": 1, "kind": "envelope", "envelope": envelope.to_wire()})
+            items.append(data)
+            envelopes += 1
+            size += len(data)
+            if size >= PAGE_BYTES:
+                return Page(tuple(items), envelopes, cards, item)
+        return Page(tuple(items), envelopes, cards, 0)
+
+    async def read(self, items: Sequence[bytes]) -> Taken:
+        """Take in items (L3); what is not for an agent here is passed over and counted."""
+        taken = Taken()
+        for item in items:
+            fields = Fields(decode(item, limit=_LARGEST), "item of a bundle")
+            fields.version(1)
+            kind = fields.text("kind", 16)
+            if kind == "card":
+                await self._contacts.learn([fields.some_data("card", 16384)], b"", "bundle")
+                taken.cards += 1
+            elif kind == "envelope":
+                await self._take(Envelope.from_wire(fields.items("envelope", 3)), taken)
+            else:
+                raise Invalid(f"an item of kind {kind!r}", hint="install a newer ampd")
+        return taken
+
+    async def _take(self, envelope: Envelope, taken: Taken) -> None:
+        if self._agents.of_mailbox(envelope.mailbox) is None:
+            taken.elsewhere += 1
+            return
+        try:
+            what = (await self._mailbox.take(envelope, b"", "bundle")).what
+        except Refused:
+            taken.refused += 1
+            return
+        if what == "receipt":
+            taken.receipts += 1
+        elif what == "known":
+            taken.known += 1
+        else:
+            taken.messages += 1

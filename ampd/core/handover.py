@@ -1,0 +1,188 @@
+"""To a relay of the recipient: what its own nodes did not take at once.
+
+Y1  The direct way has a head start of HEAD_START; then a relay gets the letter too. The second copy
+    is recognised by its reader (mailbox.py, B2).
+Y2  "relayed" is written when a relay has it on disk. The letter stays in the outbox: if the
+    recipient's node comes into sight before the relay's copy was read, it goes there directly.
+Y3  The relays of the recipient's card are tried in their order; the next one when one is away,
+    full, or does not let us in.
+Y4  Letters for one recipient are left in the order in which they were queued.
+Y5  A relay's refusal ends nothing: only the recipient's node, or the expiry, does.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from ampd.core.contacts import Contacts
+from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
+from ampd.core.ports import Carrier
+from ampd.core.whereabouts import Whereabouts
+from ampd.model.address import NodeUri
+from ampd.model.errors import AmpdError
+from ampd.model.message import Delivery
+from ampd.storage.records import Dropped, Progress
+from ampd.storage.store import Store, Transaction
+
+HEAD_START: Final = 3000  # milliseconds (wire: "Delivery")
+FIRST_PAUSE: Final = 1.0  # seconds
+LONGEST_PAUSE: Final = 900.0  # 15 min to a relay
+AT_ONCE: Final = 64  # letters under way: a session's window
+
+log = logging.getLogger("ampd.handover")
+
+
+class Handover:
+    """Leaves the outbox's letters with relays."""
+
+    def __init__(
+        self,
+        store: Store,
+        contacts: Contacts,
+        letters: Letters,
+        carrier: Carrier,
+        whereabouts: Whereabouts,
+        now: Callable[[], int],
+        rng: random.Random,
+    ) -> None:
+        self._store = store
+        self._contacts = contacts
+        self._letters = letters
+        self._carrier = carrier
+        self._whereabouts = whereabouts
+        self._now = now
+        self._rng = rng
+        self._busy: set[bytes] = set()
+        self.attempts: dict[bytes, Attempts] = {}  # by the recipient's key
+
+    def attempts_for(self, address: str) -> Attempts | None:
+        """What is remembered of leaving mail for an address."""
+        row = self._store.view.execute(
+            "SELECT key FROM outbox WHERE address=? LIMIT 1", (address,)
+        ).fetchone()
+        return self.attempts.get(row[0]) if row else None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                changed = self._store.changed("outbox")
+                due, soonest = self._due()
+                for key in due - self._busy:
+                    self._busy.add(key)
+                    nursery.start_soon(self._serve, key)
+                with trio.move_on_after(soonest):
+                    await changed.wait()
+
+    def _due(self) -> tuple[set[bytes], float]:
+        """Whose letters waited long enough; in how many seconds the next ones will have."""
+        now = self._now()
+        due: set[bytes] = set()
+        soonest = float("inf")
+        for key, first in self._store.view.execute(
+            "SELECT key, min(at) FROM outbox WHERE status='queued' GROUP BY key"
+        ):
+            relays, head_start = self._relays(key)
+            left = first + head_start - now
+            if relays and left > 0:
+                soonest = min(soonest, left / 1000)
+            elif relays:
+                due.add(key)
+        return due, soonest
+
+    def _relays(self, key: bytes) -> tuple[Sequence[NodeUri], int]:
+        """Where a recipient's mail may be left, the best first, and the head start (Y1)."""
+        card = self._contacts.card(key)
+        if card is None:
+            return self._contacts.relays_said_by_user(key), 0
+        if card.withdrawn:
+            return [], 0
+        near = any(self._whereabouts.endpoints(node) for node in card.nodes)
+        return [NodeUri.parse(text) for text in card.relays], HEAD_START if near else 0
+
+    async def _serve(self, key: bytes) -> None:
+        """Leave one recipient's letters, until none waits."""
+        tried = self.attempts.setdefault(key, Attempts())
+        try:
+            while items := self._items(key):
+                generation = self._whereabouts.generation
+                if await self._leave(key, items, tried):
+                    tried.in_a_row, tried.next_at = 0, 0
+                else:
+                    await self._pause(tried, generation)
+        except AmpdError as exc:
+            log.warning("letters cannot be left with a relay now", extra={"why": str(exc)})
+        finally:
+            self._busy.discard(key)
+            self.attempts.pop(key, None)
+
+    def _items(self, key: bytes) -> list[Waiting]:
+        before = self._now() - self._relays(key)[1]
+        rows = self._store.view.execute(
+            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
+            " WHERE o.key=? AND o.status='queued' AND o.at<=? AND o.expires>?"
+            " ORDER BY o.item LIMIT ?",
+            (key, before, self._now(), AT_ONCE),
+        ).fetchall()
+        return [Waiting(*row) for row in rows]
+
+    async def _pause(self, tried: Attempts, generation: int) -> None:
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.in_a_row, 20))
+        pause = FIRST_PAUSE / 2 + self._rng.uniform(0, longest)
+        tried.count += 1
+        tried.in_a_row += 1
+        tried.next_at = self._now() + round(pause * 1000)
+        with trio.move_on_after(pause):
+            await self._whereabouts.changed(generation)
+            tried.in_a_row = 0
+
+    async def _leave(self, key: bytes, items: list[Waiting], tried: Attempts) -> bool:
+        """Whether one relay has taken all of them (Y3)."""
+        for relay in self._relays(key)[0]:
+            if not self._whereabouts.endpoints(relay.key):
+                self._whereabouts.sighted(relay.key, [(relay.host, relay.port)], "relay")
+            if await self._offer_all(relay.key, items, tried):
+                return True
+        return False
+
+    async def _offer_all(self, relay: bytes, items: list[Waiting], tried: Attempts) -> bool:
+        answered: list[bool] = []
+        async with trio.open_nursery() as nursery:
+            for item in items:
+                nursery.start_soon(self._offer, relay, item, tried, answered)
+                # Trio runs what became ready together in any order: one round for each keeps Y4.
+                await trio.lowlevel.checkpoint()
+                if not all(answered):
+                    break
+        return all(answered)
+
+    async def _offer(
+        self, relay: bytes, item: Waiting, tried: Attempts, answered: list[bool]
+    ) -> None:
+        try:
+            delivery = await self._carrier.deliver(relay, self._letters.envelope(item))
+            await self._note(item, delivery)
+        except AmpdError as exc:  # refused or away: the next relay, or later (Y5)
+            tried.last_error = str(exc)
+            answered.append(False)
+        else:
+            answered.append(True)
+
+    async def _note(self, item: Waiting, delivery: Delivery) -> None:
+        """Y2. A receipt has no receipt of its own: with the relay it is out of our hands."""
+
+        def work(tx: Transaction) -> None:
+            row = tx.db.execute("SELECT status FROM outbox WHERE item=?", (item.item,)).fetchone()
+            if row is None or delivery.status != "relayed":
+                return
+            if item.what == "receipt":
+                tx.append(Dropped(item.item, tx.now))
+            elif row[0] == "queued":
+                tx.append(
+                    Progress(item.message, item.by, item.recipient, "relayed", "relay", tx.now)
+                )
+
+        await self._store.write(work, urgent=True)

@@ -1,0 +1,66 @@
+"""One daemon has a home: the lock, the secrets and the epoch that belong to the place on disk."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from ampd.crypto.keys import SigningKey, random_bytes
+from ampd.model.errors import StorageError, Unavailable
+from ampd.model.message import digest
+from ampd.storage.records import Epoch
+from ampd.storage.store import Store, Transaction
+
+
+class HomeTakenError(Unavailable):
+    """Another daemon has this home."""
+
+
+def take_home(folder: Path) -> int:
+    """A lock on the home for as long as this process lives, or HomeTakenError that names who."""
+    path = folder / "ampd.lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as exc:
+        raise StorageError(
+            f"{path} cannot be opened for writing: {exc.strerror}", hint=f"ls -ld {folder}; mount"
+        ) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        if exc.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise HomeTakenError(
+            f"{folder} is in use by another ampd" + (f", process {holder}" if holder else ""),
+            hint="amp daemon status",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def journal_key(node: SigningKey) -> bytes:
+    """The secret that the journal's chain is keyed with."""
+    return digest(b"ampd/journal-key/1\0" + node.seed)
+
+
+def place_of(folder: Path) -> bytes:
+    """What tells this copy of the store from one that was restored or copied."""
+    found = (folder / "journal").stat()
+    return digest(f"{found.st_dev} {found.st_ino}".encode())[:16]
+
+
+async def keep_epoch(store: Store, folder: Path) -> bytes:
+    """This store's epoch; a restored or copied store draws a new one (wire: "Envelope")."""
+    place = place_of(folder)
+
+    def work(tx: Transaction) -> bytes:
+        if tx.index.meta("place") != place:
+            tx.append(Epoch(random_bytes(8), place))
+        epoch: bytes = tx.index.meta("epoch")
+        return epoch
+
+    return await store.write(work)
