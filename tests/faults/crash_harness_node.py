@@ -21,10 +21,11 @@ AMP = [sys.executable, "-c", "import sys; from amp_cli.main import main; sys.exi
 READY_WITHIN = 30.0  # seconds, on a machine that does other things too
 ANSWER_WITHIN = 20.0
 
-_SMALL_SEGMENTS = """
+_SMALL_SEGMENTS = f"""
 import sys
-from ampd.storage.journal import Journal
-Journal.open.__func__.__kwdefaults__["segment_bytes"] = int(sys.argv.pop(1))
+sys.path.append({str(Path(__file__).parent.parent)!r})
+from faults.crash_harness_warm import small_segments
+small_segments(int(sys.argv.pop(1)))
 from ampd.__main__ import main
 sys.exit(main())
 """

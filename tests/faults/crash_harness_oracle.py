@@ -33,7 +33,7 @@ BREACHES = (
     "recovery", "refused",
 )  # fmt: skip
 ALLOWED_FILES = re.compile(
-    r"ampd\.lock|index\.(sqlite(-wal|-shm)?|stamp)|journal/(\d{16}\.log|reserve)|config\.toml"
+    r"ampd\.lock|index\.(sqlite(-wal|-shm)?|stamp)|journal/\d{16}\.log|(journal/)?reserve|config\.toml"
     r"|keys/node\.key|keys/agents/[^/]+|run/ampd\.sock|run/agents/[^/]+\.sock"
 )
 

@@ -92,9 +92,19 @@ def serve():
         print(answer, flush=True)
 
 
-def _become(main, environ, log, segment_bytes):
+def small_segments(size):
+    """From now on the journal's segments have this size, whatever it is opened with."""
     from ampd.storage.journal import Journal
 
+    opened = Journal.open.__func__
+
+    def small(cls, *words, **options):
+        return opened(cls, *words, **{**options, "segment_bytes": size})
+
+    Journal.open = classmethod(small)
+
+
+def _become(main, environ, log, segment_bytes):
     os.environ.clear()
     os.environ.update(environ)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -103,7 +113,7 @@ def _become(main, environ, log, segment_bytes):
     os.dup2(opened, 2)
     os.close(opened)
     if segment_bytes:
-        Journal.open.__func__.__kwdefaults__["segment_bytes"] = segment_bytes
+        small_segments(segment_bytes)
     sys.argv = ["ampd"]
     code = 1
     try:
