@@ -95,7 +95,7 @@ def send_until_refused(node, size):
 @needs_mounts
 def test_p5_a_full_disk_refuses_new_mail_with_a_reason_and_serves_the_rest(work, warm):
     with (
-        SmallDisk(work / "disk", 8 << 20) as disk,
+        SmallDisk(work / "disk", 32 << 20) as disk,
         Node(disk.folder / "home", work / "log", warm=warm) as node,
     ):
         subjects = settle(node, 40)
@@ -123,7 +123,7 @@ def test_p5_a_full_disk_refuses_new_mail_with_a_reason_and_serves_the_rest(work,
 @needs_mounts
 def test_p5_reading_and_acknowledging_go_on_when_the_disk_is_full(work, warm):
     with (
-        SmallDisk(work / "disk", 8 << 20) as disk,
+        SmallDisk(work / "disk", 32 << 20) as disk,
         Node(disk.folder / "home", work / "log", warm=warm) as node,
     ):
         subjects = settle(node, 40)
@@ -146,7 +146,7 @@ def test_p5_reading_and_acknowledging_go_on_when_the_disk_is_full(work, warm):
 @needs_mounts
 def test_p5_mail_that_fills_the_disk_itself_is_kept_whole_or_refused(work, warm):
     with (
-        SmallDisk(work / "disk", 4 << 20) as disk,
+        SmallDisk(work / "disk", 24 << 20) as disk,
         Node(disk.folder / "home", work / "log", warm=warm) as node,
     ):
         settle(node)
