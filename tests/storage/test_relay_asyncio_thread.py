@@ -63,6 +63,18 @@ async def test_at2_a_cancelled_call_ends_its_coroutine(thread):
     assert ended == [True]
 
 
+async def test_at4_a_call_begins_after_what_was_handed_over_before_it(thread):
+    begun = []
+
+    async def see():
+        return list(begun)
+
+    for number in range(20):
+        for part in range(3):
+            thread.soon(lambda each=3 * number + part: begun.append(each))
+        assert await thread.call(see) == list(range(3 * number + 3))
+
+
 async def test_at3_the_end_cancels_what_runs_and_takes_nothing_more():
     thread, begun, outcomes = AsyncioThread(), trio.Event(), []
     token = trio.lowlevel.current_trio_token()
@@ -85,6 +97,6 @@ async def test_at3_the_end_cancels_what_runs_and_takes_nothing_more():
     assert outcomes == ["the relay's store is closing"]
     with pytest.raises(Unavailable):
         await thread.call(endless)
-    thread.soon(outcomes.append, "never")
+    thread.soon(lambda: outcomes.append("never"))
     await thread.stop()
     assert len(outcomes) == 1
