@@ -72,7 +72,7 @@ async def test_n1_a_verified_key_is_replaced_by_a_verified_one_only_by_its_finge
 ):
     await node.contacts.add(link(bob))
     await get(node, impostor, alice, "it is me")
-    with pytest.raises(Invalid):
+    with pytest.raises(Refused):
         await node.contacts.verify(BOB, fingerprint(alice.key))
     assert states(node) == {bob.key: "verified", impostor.key: "conflict"}
     await node.contacts.verify(BOB, fingerprint(impostor.key))

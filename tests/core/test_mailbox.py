@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ampd.crypto.keys import OpeningKey, SigningKey, open1, seal
 from ampd.model.address import Address
 from ampd.model.card import CARD_CONTEXT, Card
-from ampd.model.errors import Invalid, Refused, StaleKey
+from ampd.model.errors import Invalid, Refused, StaleKey, Unavailable
 from ampd.model.message import RECEIPT_CONTEXT, Delivery, Envelope, Receipt, Recipient, digest
 
 NODE = b"n" * 32
@@ -22,6 +22,14 @@ async def refused(node, envelope, code):
     with pytest.raises(Refused) as found:
         await node.mailbox.deliver(envelope, NODE)
     assert found.value.code == code
+    assert node.records() == before
+
+
+async def not_taken(node, envelope):
+    """`node` does not take the envelope, for now or for good, and keeps nothing of it."""
+    before = node.records()
+    with pytest.raises((Refused, Unavailable)):
+        await node.mailbox.deliver(envelope, NODE)
     assert node.records() == before
 
 
@@ -66,24 +74,24 @@ async def test_b1_the_name_alone_is_no_addressee(node, alice, bob):
     await refused(node, post(sign(bob, what), alice), "forged")
 
 
-async def test_b1_what_has_expired_is_refused(node, alice, bob, clock):
+async def test_b7_what_has_expired_is_not_taken(node, alice, bob, clock):
     envelope = letter(bob, alice, expires=START + 1000)
     clock.time += 1000
-    await refused(node, envelope, "expired")
+    await not_taken(node, envelope)
 
 
-@pytest.mark.parametrize("ahead", [-40 * DAY, -DAY, 0, DAY])
-async def test_b1_a_clock_may_be_wrong_by_a_day(node, alice, bob, ahead):
+@pytest.mark.parametrize("ahead", [-40 * DAY, -DAY, 0, DAY - 1])
+async def test_b7_a_clock_may_be_wrong_by_a_day(node, alice, bob, ahead):
     await node.mailbox.deliver(letter(bob, alice, at=START + ahead, expires=START + 2 * DAY), NODE)
     assert len(node.inbox(alice)) == 1
 
 
-async def test_b1_what_is_dated_more_than_a_day_ahead_is_refused(node, alice, bob):
-    await refused(node, letter(bob, alice, at=START + DAY + 1), "invalid")
+async def test_b7_what_is_dated_more_than_a_day_ahead_is_not_taken(node, alice, bob):
+    await not_taken(node, letter(bob, alice, at=START + DAY + 1))
 
 
-async def test_b1_nothing_lasts_longer_than_its_mark_as_seen(node, alice, bob):
-    await refused(node, letter(bob, alice, expires=START + 31 * DAY + 1), "invalid")
+async def test_b7_nothing_lasts_longer_than_its_mark_as_seen(node, alice, bob):
+    await not_taken(node, letter(bob, alice, expires=START + 31 * DAY + 1))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ async def test_b2_a_message_offered_twice_is_kept_once(node, alice, bob):
 async def test_b2_a_message_sealed_again_is_the_same_message(node, alice, bob):
     signed = sign(bob, message(bob, alice))
     first = await node.mailbox.deliver(post(signed, alice), NODE)
-    assert await node.mailbox.deliver(post(signed, alice), NODE, via="relay") == first
+    assert await node.mailbox.deliver(post(signed, alice), NODE) == first
     assert len(node.inbox(alice)) == 1
 
 
