@@ -20,7 +20,7 @@ MAX_HELD: Final = 64 << 20  # bytes; 16 full windows, and 1/16 of the smallest b
 class Limits:
     """How many sessions there may be (M2). A relay serves strangers: it sets more."""
 
-    sessions: int = 1024  # idle ones cost 40 KiB each; a LAN of agents has dozens
+    sessions: int = 1024  # idle ones cost 50 KiB each; a LAN of agents has dozens
     strangers: int = 256
     each: int = 32
 

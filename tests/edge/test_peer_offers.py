@@ -191,7 +191,7 @@ async def misfortunes(rng, node, there, door):
     door.refuses = 0.0
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(16))
 async def test_what_is_kept_first_is_what_was_queued_first(monkeypatch, autojump_clock, seed):
     rng = random.Random(seed)
     queue = [
