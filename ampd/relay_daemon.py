@@ -28,6 +28,7 @@ from ampd.core.whereabouts import Whereabouts
 from ampd.crypto.keyfiles import make_folder, node_key, remove_leftovers
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.edge.metrics import Metrics
+from ampd.edge.peer_budget import Limits as SessionLimits
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import NodeUri, RelayUri, key_from_text
@@ -40,6 +41,7 @@ from ampd.systemd import Manager
 
 DEFAULT_LISTEN: Final = "0.0.0.0:4161"
 DRAIN_WITHIN: Final = 2.0  # seconds for what was begun to be answered
+SESSIONS: Final = SessionLimits(4096, 4096, each=512)  # 50 kB each; an office has one address
 INVITED_FOR: Final = 7 * 86_400_000  # milliseconds
 
 log = logging.getLogger("ampd.relay")
@@ -214,7 +216,7 @@ class Relay:
                 Allowance(settings.everybody, read_members(settings.members)),
             )
             listen = _text(settings.listen)
-            me = LocalNode(self._key, "relay", self._key.public[:8], listen)
+            me = LocalNode(self._key, "relay", self._key.public[:8], listen, limits=SESSIONS)
             peers = PeerTcp(me, Whereabouts(), door, wall_clock, random.Random())  # noqa: S311
             metrics = self._metrics(door, peers)
             try:

@@ -234,6 +234,8 @@ class RelayDoor:
         self, node: bytes, held: Held, taken: list[Held], failed: list[Held]
     ) -> None:
         assert self._carrier is not None  # noqa: S101 - run() has set it
+        if failed:
+            return  # one before it failed since this was started (E4)
         try:
             await self._carrier.deliver(node, held.envelope)
         except Refused as exc:
