@@ -289,7 +289,7 @@ class Oracle:
                 self._again(line, send)
 
     def _again(self, line, send):
-        if send.present is False:
+        if send.present is False and send.outcome != "ok":
             send.began = self.ledger.now()
         try:
             found = line.call("message.send", **request(self.ledger.seed, send))["id"]
