@@ -1,8 +1,7 @@
 """The command `amp`: the table of its commands, and how one is run.
 
 A command is a Command in the `COMMANDS` of one module of amp_cli.commands; the module is imported
-when its command is called, and nothing else of the package is. `amp demo` and
-`amp daemon install` are run(words) -> exit code in modules of their own.
+when its command is called, and nothing else of the package is.
 
 Exit codes: errors.py. The price of every import on this path is measured in
 tests/bench/bench_cli.py.
@@ -46,11 +45,13 @@ GROUPS = {
         "trace": ("status", "the life of a message, step by step"),
         "wait": ("wait", "block until a message arrives"),
         "watch": ("wait", "show messages as they come"),
+        "bundle": ("bundle", "undelivered mail as a file, for networks that do not meet"),
     },
     "others": {
         "discover": ("directory", "agents that can be reached"),
         "peers": ("directory", "nodes this one talks to"),
         "contact": ("contact", "the address book and its trust"),
+        "relay": ("relay", "the relays that keep mail for who is away"),
     },
     "this install": {
         "daemon": ("daemon", "start, stop, restart, status, log, install"),
@@ -59,10 +60,12 @@ GROUPS = {
         "demo": ("demo", "two nodes on this machine, shown at work"),
     },
 }
-_WITH_VERBS = ("contact", "daemon")  # their first word says what to do
+_WITH_VERBS = ("bundle", "contact", "relay", "daemon")  # their second word says what to do
+_MORE = {"daemon": "daemon_install"}  # verbs in a module of their own
 ALIASES = {"setup": "init"}
 
 _ROOT = Command("", "", "", lambda: 0)  # what may stand before a command: GLOBAL
+_HELP = Command("help", "[COMMAND] [VERB]", "", lambda: 0)
 
 
 def main() -> "NoReturn":
@@ -105,20 +108,30 @@ def _dispatch(words: list[str]) -> int:
             _check_text(word)
     before, rest = _split(words)
     arguments = parse(_ROOT, before)
+    if rest[:1] == ["help"] or _is_group_help(rest):
+        parse(_HELP, [word for word in rest if word != "help"], arguments)
+        return _help(arguments.words, _output(arguments))
     if arguments.flag("--version"):
-        from ampd import __version__
-
-        Output().line(f"amp {__version__}")
-        return 0
-    if not rest or rest[0] == "help" or arguments.flag("--help"):
-        return _help(rest[1:] if rest[:1] == ["help"] else rest)
-    if _is_module(rest):
-        return _run_module([*rest, *before])
+        return _version(_output(arguments))
+    if not rest or arguments.flag("--help"):
+        return _help(rest, _output(arguments))
     command, rest = find(rest)
     parse(command, rest, arguments)
-    if arguments.flag("--help") or arguments.flag("--version"):
-        return _help(command.name.split())
+    if arguments.flag("--help"):
+        return _help(command.name.split(), _output(arguments))
+    if arguments.flag("--version"):
+        return _version(_output(arguments))
     return command.run(arguments, _client(command, arguments), _output(arguments))
+
+
+def _is_group_help(words: list[str]) -> bool:
+    """`amp contact --help`: a command of several verbs, and none of them named."""
+    return (
+        words[:1] != []
+        and words[0] in _WITH_VERBS
+        and all(map(looks_like_option, words[1:]))
+        and ("--help" in words or "-h" in words)
+    )
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -136,7 +149,7 @@ def find(words: list[str]) -> tuple[Command, list[str]]:
     module = next((group[name][0] for group in GROUPS.values() if name in group), "")
     if not module:
         raise _unknown(words[0], [*ALIASES, *(name for group in GROUPS.values() for name in group)])
-    commands: dict[str, Command] = _load(module).COMMANDS
+    commands = _commands(name, module)
     if name in commands:
         return commands[name], words[1:]
     verbs = [each.split()[1] for each in commands if each.startswith(f"{name} ")]
@@ -155,18 +168,13 @@ def _unknown(word: str, known: list[str], before: str = "") -> Usage:
     return Usage(f"there is no command amp {before}{word}", hint=hint)
 
 
+def _commands(name: str, module: str) -> dict[str, Command]:
+    commands: dict[str, Command] = _load(module).COMMANDS
+    return {**commands, **_load(_MORE[name]).COMMANDS} if name in _MORE else commands
+
+
 def _load(module: str) -> "ModuleType":
     return __import__(f"amp_cli.commands.{module}", fromlist=("COMMANDS",))
-
-
-def _is_module(words: list[str]) -> bool:
-    return words[:1] == ["demo"] or words[:2] == ["daemon", "install"]
-
-
-def _run_module(words: list[str]) -> int:
-    if words[0] == "demo":
-        return int(_load("demo").run(words[1:]))
-    return int(_load("daemon_install").run(words[2:]))
 
 
 def _client(command: Command, arguments: Arguments) -> Client:
@@ -194,25 +202,31 @@ def _output(arguments: Arguments) -> Output:
     return Output(json=arguments.flag("--json"), quiet=arguments.flag("--quiet"))
 
 
-def _help(words: list[str]) -> int:
-    if _is_module(words):
-        return _run_module([*words[: 1 + (words[0] == "daemon")], "--help"])
+def _help(words: list[str], out: Output) -> int:
     from amp_cli.arguments import help_text
     from amp_cli.overview import everything, verbs
 
     if not words:
         text = everything(GROUPS)
     elif len(words) == 1 and words[0] in _WITH_VERBS:
-        text = verbs({**_load(words[0]).COMMANDS, **_of_other_modules(words[0])})
+        text = verbs(_commands(words[0], words[0]))
     else:
         text = help_text(find(words)[0])
-    Output().text(text)
+    if out.json:
+        out.document({"help": text})
+    else:
+        out.text(text)
     return 0
 
 
-def _of_other_modules(name: str) -> dict[str, Command]:
-    commands: dict[str, Command] = _load("daemon_install").COMMANDS if name == "daemon" else {}
-    return commands
+def _version(out: Output) -> int:
+    from ampd import __version__
+
+    if out.json:
+        out.document({"version": __version__})
+    else:
+        out.line(f"amp {__version__}")
+    return 0
 
 
 def _check_text(word: str) -> None:

@@ -1,7 +1,8 @@
 """How amp speaks. The rules:
 
   O1  What was asked for goes to standard output, and nothing else does; prose and progress go
-      to standard error, and --quiet keeps them back.
+      to standard error. --quiet keeps them back, and sentences about what was done too: of
+      a list it leaves the names, one a line.
   O2  --json prints one document, ASCII, on one line; `watch` prints one for each message.
   O3  Text passes `neutral` before it reaches a terminal or a pipe: nothing that a peer wrote can
       move a cursor, set a title, reverse a line or hide a character. What is not printable
@@ -81,6 +82,11 @@ class Output:
         """One line."""
         sys.stdout.write(_styled(one_line(text), style, terminal=sys.stdout.isatty()) + "\n")
 
+    def said(self, text: str) -> None:
+        """A sentence about what was done, or that there is nothing."""
+        if not self.quiet:
+            self.line(text)
+
     def text(self, text: str) -> None:
         """A body: its line feeds and tabs stay."""
         sys.stdout.write(neutral(text).rstrip("\n") + "\n")
@@ -90,6 +96,16 @@ class Output:
         for name, value in pairs:
             if value is not None and value != "":
                 self.line(f"{name}: {value}")
+
+    def listing(
+        self, rows: Sequence[Sequence[object]], names: Iterable[str], bold: Iterable[int] = ()
+    ) -> None:
+        """A table; with --quiet, the name of each row and no more."""
+        if not self.quiet:
+            self.table(rows, bold)
+            return
+        for name in names:
+            self.line(name)
 
     def table(self, rows: Sequence[Sequence[object]], bold: Iterable[int] = ()) -> None:
         """Aligned columns; the rows numbered in `bold` stand out on a terminal."""
@@ -108,6 +124,12 @@ class Output:
         if not self.quiet:
             sys.stdout.flush()
             sys.stderr.write(one_line(text) + "\n")
+            sys.stderr.flush()
+
+    def progress(self, text: str) -> None:
+        """How far something is, on a line of a terminal that the next one replaces; "" ends it."""
+        if sys.stderr.isatty() and not self.quiet:
+            sys.stderr.write(f"\r{one_line(text)}\x1b[K")
             sys.stderr.flush()
 
     def flush(self) -> None:

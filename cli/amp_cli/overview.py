@@ -12,6 +12,21 @@ amp: mail for AI agents, on this machine and between machines
   amp inbox; amp read 3; amp reply 3 "Thanks"
 """
 
+_FOOT = """\
+exit codes:
+  0 done   1 it failed   2 wrong usage   3 no such agent, message or contact
+  4 no daemon answers   5 refused (permission, trust, limits)   6 timed out
+
+environment:
+  AMP_AGENT         the agent to act as
+  AMP_SOCKET        the daemon's socket; a sandbox gets the one of its agent
+  AMP_AUTOSTART=0   start no daemon where none answers
+  AMPD_HOME         data, settings and sockets in this one folder
+  AMPD_PEER_LISTEN, AMPD_<SECTION>_<KEY>   instead of that key in config.toml
+  NO_COLOR          no colour on a terminal
+
+amp help COMMAND says more about one"""
+
 
 def everything(groups: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
     """Every command in a line, by group."""
@@ -20,7 +35,7 @@ def everything(groups: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
     for title, group in groups.items():
         lines += [f"{title}:", *(f"  {name:<{width}}  {text}" for name, (_, text) in group.items())]
         lines.append("")
-    lines += ["everywhere:", *option_lines(GLOBAL), "", "amp help COMMAND says more about one"]
+    lines += ["everywhere:", *option_lines(GLOBAL), "", _FOOT]
     return "\n".join(lines)
 
 

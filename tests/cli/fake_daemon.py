@@ -133,6 +133,7 @@ class FakeDaemon:
             "system.stop": lambda *_: {"stopping": True},
             "agent.create": lambda params, _: self.create(params),
             "agent.show": lambda _, state: self.agents[self.acting(state)],
+            "agent.remove": lambda params, _: self.remove(params["name"]),
             "agent.list": lambda *_: {"agents": list(self.agents.values())},
             "message.send": self.send,
             "message.list": self.list,
@@ -183,17 +184,29 @@ class FakeDaemon:
         }
         return self.agents[name]
 
+    def remove(self, name):
+        if name not in self.agents:
+            raise Refusal("agent_unknown", f"no agent named {name!r}", f"amp init {name}")
+        return self.agents.pop(name)
+
     def status(self):
         return {
             "version": "0.1.0",
             "node": {"domain": NODE, "key": "aaaa", "listen": "0.0.0.0:4160"},
-            "agents": list(self.agents),
+            "agents": [
+                {"name": name, "address": f"{name}@{NODE}", "unread": self.unread()}
+                for name in self.agents
+            ],
             "peers": [],
             "relays": [],
             "outbox": 0,
             "mailbox": {"messages": len(self.messages), "bytes": 2048},
+            "warnings": [],
             "uptime_s": 125,
         }
+
+    def unread(self):
+        return sum(m["state"] == "unread" for m in self.messages)
 
     def message(self, **fields):
         """Put a message into the mailbox."""
@@ -248,11 +261,10 @@ class FakeDaemon:
         fits = [m for m in self.messages if not params.get("unread") or m["state"] == "unread"]
         if "before" in params:
             fits = [m for m in fits if m["number"] < int(params["before"])]
-        unread = sum(m["state"] == "unread" for m in self.messages)
         limit = params.get("limit", 50)
         return {
             "agent": f"{name}@{NODE}",
-            "unread": unread,
+            "unread": self.unread(),
             "total": len(self.messages),
             "quarantined": 0,
             "more": int(len(fits) > limit),

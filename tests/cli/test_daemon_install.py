@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 from amp_cli import main
+from amp_cli.arguments import parse
 from amp_cli.commands import daemon_install
 from amp_cli.errors import Failure, Usage
+from amp_cli.output import Output
 
 BESIDE = Path(sys.executable).parent
+
+
+def install(words):
+    """`amp daemon install WORDS`, in this process."""
+    arguments = parse(daemon_install.COMMANDS["daemon install"], words)
+    return daemon_install.run(arguments, None, Output(json=arguments.flag("--json")))
 
 
 @pytest.fixture
@@ -58,28 +66,28 @@ def manager(home, monkeypatch):
 
 
 def test_the_units_run_the_ampd_of_this_installation(installed, capsys):
-    assert daemon_install.run([]) == 0
+    assert install([]) == 0
     assert list(installed()) == ["ampd.service", "ampd.socket"]
     assert f"\nExecStart={BESIDE / 'ampd'}\n" in installed()["ampd.service"]
     assert "ReadWritePaths=-%h/.local/share/ampd\n" in installed()["ampd.service"]
 
 
 def test_what_they_need_is_made(home):
-    daemon_install.run([])
+    install([])
     assert (home / ".local/share/ampd").stat().st_mode & 0o777 == 0o700
 
 
 def test_u1_done_twice_it_changes_nothing(installed, home, capsys):
-    daemon_install.run([])
+    install([])
     first = {path: path.stat().st_mtime_ns for path in home.rglob("ampd.*")}
     capsys.readouterr()
-    daemon_install.run([])
+    install([])
     assert "unchanged" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in home.rglob("ampd.*")} == first
 
 
 def test_u3_without_a_manager_it_says_what_remains_to_be_run(home, capsys):
-    daemon_install.run(["--json"])
+    install(["--json"])
     assert json.loads(capsys.readouterr().out) == {
         "state": "installed",
         "files": [str(home / ".config/systemd/user" / name) for name in daemon_install.UNITS],
@@ -92,7 +100,7 @@ def test_u3_without_a_manager_it_says_what_remains_to_be_run(home, capsys):
 
 
 def test_with_a_manager_the_daemon_runs_at_once(manager):
-    daemon_install.run([])
+    install([])
     assert manager() == [
         "--user daemon-reload",
         "--user enable --now ampd.socket ampd.service",
@@ -101,16 +109,16 @@ def test_with_a_manager_the_daemon_runs_at_once(manager):
 
 
 def test_a_daemon_whose_units_did_not_change_is_not_restarted(manager, home):
-    daemon_install.run([])
+    install([])
     (home / "told").unlink()
-    daemon_install.run([])
+    install([])
     assert "--user restart ampd.service" not in manager()
 
 
 def test_what_systemctl_refuses_is_a_failure_that_names_the_command(manager, monkeypatch):
     monkeypatch.setenv("REFUSED", "enable")
     with pytest.raises(Failure, match="systemctl --user enable --now"):
-        daemon_install.run([])
+        install([])
 
 
 def test_u2_a_daemon_in_the_background_is_ended_first(manager, monkeypatch):
@@ -118,35 +126,35 @@ def test_u2_a_daemon_in_the_background_is_ended_first(manager, monkeypatch):
 
     ended = []
     monkeypatch.setattr(daemon, "_stop", lambda client: ended.append((client.path, manager())))
-    daemon_install.run([])
+    install([])
     [(path, told)] = ended
     assert path.endswith("/run/ampd/ampd.sock")
     assert "--user enable --now ampd.socket ampd.service" not in told
 
 
 def test_uninstalled_nothing_is_left_of_the_units(manager, installed, capsys):
-    daemon_install.run([])
-    daemon_install.run(["--uninstall"])
+    install([])
+    install(["--uninstall"])
     assert installed() == {}
     assert manager()[-2:] == [
         "--user disable --now ampd.socket ampd.service",
         "--user daemon-reload",
     ]
     told = manager()
-    daemon_install.run(["--uninstall"])
+    install(["--uninstall"])
     assert manager() == told
     assert "absent" in capsys.readouterr().out
 
 
 def test_print_writes_nothing(home, capsys):
-    daemon_install.run(["--print"])
+    install(["--print"])
     assert f"ExecStart={BESIDE / 'ampd'}" in capsys.readouterr().out
     assert list(home.iterdir()) == []
 
 
 def test_folders_that_the_user_moved_are_the_ones_of_the_service(home, installed, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "my 100% data"))
-    daemon_install.run([])
+    install([])
     service, listening = installed().values()
     assert f'Environment="XDG_DATA_HOME={home}/my 100%% data"\n' in service
     assert f'ReadWritePaths="-{home}/my 100%% data/ampd"\n' in service
@@ -157,7 +165,7 @@ def test_folders_that_the_user_moved_are_the_ones_of_the_service(home, installed
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_understands_what_is_installed(home, installed, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "my 100% data"))
-    daemon_install.run([])
+    install([])
     files = [str(home / ".config/systemd/user" / name) for name in installed()]
     environ = {**os.environ, "XDG_RUNTIME_DIR": str(home)}
     command = ["systemd-analyze", "--user", "verify", *files]
@@ -174,11 +182,11 @@ def test_a_path_that_units_cannot_spell_is_refused(folder):
 def test_a_portable_home_is_not_for_systemd(home, monkeypatch):
     monkeypatch.setenv("AMPD_HOME", str(home))
     with pytest.raises(Usage, match="AMPD_HOME is set"):
-        daemon_install.run([])
+        install([])
 
 
 def test_a_daemon_that_systemd_runs_is_stopped_and_started_by_systemd(manager, home, monkeypatch):
-    daemon_install.run([])
+    install([])
     (home / "told").unlink()
     monkeypatch.setenv("ACTIVE", "0")
     assert main.run(["daemon", "stop"]) == 0
@@ -189,7 +197,7 @@ def test_a_daemon_that_systemd_runs_is_stopped_and_started_by_systemd(manager, h
 
 
 def test_to_look_at_a_daemon_that_systemd_runs_does_not_start_it(manager, home, capsys):
-    daemon_install.run([])
+    install([])
     told = manager()
     assert main.run(["daemon", "status"]) == 4
     assert "systemd runs no ampd.service" in capsys.readouterr().err

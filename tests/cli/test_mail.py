@@ -29,6 +29,26 @@ def test_whoami_is_enough_for_an_assistant_that_lost_its_memory(amp, daemon):
         assert needed in out
 
 
+def test_whoami_says_how_much_is_unread_and_where_things_are(amp, daemon, monkeypatch, short_path):
+    daemon.message()
+    monkeypatch.delenv("AMP_SOCKET")
+    monkeypatch.setenv("AMPD_HOME", str(short_path))
+    (short_path / "run").mkdir()
+    (short_path / "run" / "ampd.sock").symlink_to(daemon.path)
+    out = amp("whoami").out
+    assert "unread: 1\n" in out
+    assert f"data: {short_path}\n" in out and f"config: {short_path}/config.toml\n" in out
+    assert "  amp wait --timeout 10m\n" in out
+
+
+def test_whoami_in_a_sandbox_names_no_folder_of_the_caller(amp, daemon):
+    daemon.agents["alice"]["socket"] = "/host/run/agents/alice.sock"
+    lines = amp("whoami").out.splitlines()
+    assert f"socket: {daemon.path}" in lines
+    assert "own socket: /host/run/agents/alice.sock" in lines
+    assert not [line for line in lines if line.startswith(("data:", "config:"))]
+
+
 def test_send_prints_the_id_and_what_became_of_it(amp):
     said = amp("send", "bob@desk.local", "Hello", "Are you there?")
     assert said == (
@@ -66,6 +86,14 @@ def test_send_reads_what_is_piped_in(amp_process, daemon):
     assert amp_process("send", "bob", "Patch", stdin="é\n".encode()).code == 0
     assert amp_process("send", "bob", "Patch", "-", stdin=b"x").code == 0
     assert [params["text"] for _, method, params in daemon.asked] == ["é\n", "x"]
+
+
+def test_a_dash_alone_is_a_text_without_a_subject(amp_process, daemon):
+    assert amp_process("send", "bob", "-", stdin=b"piped").code == 0
+    assert amp_process("send", "--to", "bob", "-", stdin=b"piped").code == 0
+    for _, _, params in daemon.asked:
+        assert (params["subject"], params["text"]) == ("", "piped")
+    assert amp_process("send", "bob", "-", "--text", "T").code == 2
 
 
 def test_a_standard_input_that_is_empty_is_no_text_unless_it_was_asked_for(amp_process, daemon):
@@ -156,6 +184,21 @@ def test_inbox_shows_twenty_and_the_command_for_the_rest(amp, daemon):
     assert lines[-1] == "more: amp inbox --limit 2 --before 4"
 
 
+def test_what_was_acknowledged_is_marked_where_everything_is_listed(amp, daemon):
+    daemon.message(state="acked")
+    assert amp("inbox", "--all").out.endswith("  Subject 1 [acked]\n")
+
+
+def test_sent_and_outbox_say_how_far_each_message_got(amp, daemon):
+    daemon.message(to=["bob@far.local"], status="relayed")
+    daemon.message(to=["bob@far.local", "carol@far.local"], status="delivered")
+    for command in ("sent", "outbox"):
+        assert amp(command).out.splitlines() == [
+            "  1  2026-11-22 13:04  relayed    bob@far.local                   Subject 1",
+            "  2  2026-11-22 13:04  delivered  bob@far.local, carol@far.local  Subject 2",
+        ]
+
+
 def test_an_empty_inbox_says_so(amp):
     assert amp("inbox").out == "alice@desk.local: no messages\n"
 
@@ -194,6 +237,18 @@ def test_ack_takes_ids_or_all(amp, daemon):
     assert daemon.asked[-1][2] == {"all": True}
     assert amp("ack").code == 2
     assert amp("ack", "1", "--all").code == 2
+
+
+def test_quiet_leaves_names_and_nothing_else(amp, daemon):
+    for words in (("inbox",), ("sent",), ("check",), ("daemon", "status"), ("contact", "list")):
+        assert amp("--quiet", *words) == (0, "", "")
+    message = daemon.message()
+    identity = message["id"]
+    for words in (("inbox",), ("sent",), ("outbox",), ("ack", identity), ("delete", identity)):
+        assert amp(*words, "--quiet") == (0, f"{identity}\n", "")
+    for words in (("agents",), ("whoami",), ("init", "alice")):
+        assert amp(*words, "-q") == (0, "alice@desk.local\n", "")
+    assert amp("unregister", "alice", "--quiet") == (0, "", "")
 
 
 def test_status_is_about_the_daemon_or_about_one_message(amp):

@@ -1,9 +1,13 @@
 """The commands about the node and about others."""
 
 import json
+import os
+import sys
 
 import pytest
+from amp_cli.commands import doctor
 from amp_cli.main import GROUPS, run
+from cli.fake_daemon import Refusal
 
 
 def test_discover_lists_who_can_be_reached_and_how(amp, daemon):
@@ -91,10 +95,20 @@ def test_unregister_says_what_happens_to_the_mail(amp, daemon):
     assert daemon.asked[-1][2] == {"name": "alice", "purge": True}
 
 
+def test_unregister_of_nobody_names_the_command_that_lists_who_is_there(amp):
+    assert amp("unregister", "zed") == (
+        3,
+        "",
+        "amp: error: no agent named 'zed'; try: amp agents\n",
+    )
+
+
 @pytest.fixture
 def healthy(daemon, short_path, monkeypatch):
     monkeypatch.setenv("AMPD_HOME", str(short_path))
+    monkeypatch.delenv("AMP_SOCKET")
     (short_path / "run").mkdir(0o700)
+    (short_path / "run" / "ampd.sock").symlink_to(daemon.path)
 
 
 def test_doctor_finds_nothing_wrong_with_a_healthy_install(amp, healthy):
@@ -126,9 +140,60 @@ def test_doctor_names_each_thing_wrong_and_what_mends_it(amp, healthy, daemon, s
     assert checks["ok"] is False
 
 
-def test_doctor_without_a_daemon_says_how_to_start_one(amp, healthy, daemon):
+def checked(monkeypatch, program):
+    """`ampd --check` is `program` from here on."""
+    monkeypatch.setattr(doctor, "DAEMON", (sys.executable, "-c", program))
+
+
+def test_doctor_without_a_daemon_says_how_to_start_one(amp, healthy, daemon, monkeypatch):
+    checked(monkeypatch, "")
     daemon.close()
-    assert "daemon: amp daemon start" in amp("doctor").out
+    said = amp("doctor")
+    assert said.code == 1
+    assert "daemon: amp daemon start" in said.out
+
+
+def test_doctor_says_why_no_daemon_can_start(amp, healthy, daemon, monkeypatch):
+    wrong = "config.toml:3: no key domian in [node]; did you mean domain?"
+    checked(monkeypatch, f"import sys; assert sys.argv[1] == '--check'; sys.exit({wrong!r})")
+    daemon.close()
+    said = amp("doctor")
+    assert said.code == 1
+    assert f"cannot start: {wrong}\n" in said.out
+    assert "amp daemon start" not in said.out
+
+
+def test_doctor_shows_what_the_daemon_warns_of(amp, healthy, daemon):
+    warning = "the disk is full: new mail is refused until there is room (df -h)"
+    daemon.results["system.status"] = {**daemon.status(), "warnings": [warning]}
+    said = amp("doctor")
+    assert said.code == 1
+    assert f"WRONG  warning        {warning}\n" in said.out
+    assert f"warning: {warning}\n" in amp("status").out
+
+
+def test_doctor_gives_up_on_a_daemon_that_does_not_answer(amp, healthy, daemon, monkeypatch):
+    monkeypatch.setattr(doctor, "_LIMIT", 0.1)
+    daemon.silent.append("system.status")
+    said = amp("doctor")
+    assert said.code == 1
+    assert "the daemon does not answer" in said.out
+    assert f"daemon: kill -9 {os.getpid()}, then amp daemon start\n" in said.out
+
+
+def test_doctor_in_a_sandbox_looks_at_what_its_socket_may_ask(amp, daemon):
+    daemon.errors["journal.check"] = Refusal("forbidden", "journal.check is not for one agent")
+    daemon.results["system.status"] = {"version": "0.1.0"}
+    said = amp("doctor")
+    assert said.code == 0
+    assert "folder" not in said.out and "journal" not in said.out
+
+
+def test_doctor_in_a_sandbox_without_a_daemon_starts_and_checks_nothing(amp, daemon):
+    daemon.close()
+    said = amp("doctor")
+    assert said.code == 1
+    assert "daemon: start the daemon it belongs to\n" in said.out
 
 
 @pytest.mark.parametrize(
@@ -137,6 +202,8 @@ def test_doctor_without_a_daemon_says_how_to_start_one(amp, healthy, daemon):
         (["sned"], "there is no command amp sned", "did you mean amp send?"),
         (["contact", "ad"], "there is no command amp contact ad", "did you mean amp contact add?"),
         (["contact"], "amp contact takes one of: add, list", "amp help contact"),
+        (["daemon", "x"], "there is no command amp daemon x", "amp help daemon"),
+        (["daemon"], "start, stop, restart, status, log, install", "amp help daemon"),
         (["search", "x"], "there is no command amp search", "amp help"),
         (["watch", "--exec", "x"], "amp watch has no flag --exec", "amp help watch"),
         (["send", "a", "b", "c", "--attach", "x"], "amp send has no flag --attach", ""),
@@ -173,12 +240,11 @@ def test_a_terminal_and_no_text_is_wrong_usage(amp, monkeypatch):
 
 
 NAMES = [name for group in GROUPS.values() for name in group]
+VERBS = {"contact": "add", "daemon": "log", "relay": "add", "bundle": "write"}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
-def test_every_command_has_a_short_help_with_an_example(capsys, name):
-    verbs = {"contact": "add", "daemon": "log"}
-    words = [name, verbs[name]] if name in verbs else [name]
+@pytest.mark.parametrize("words", [[name, *VERBS.get(name, "").split()] for name in NAMES])
+def test_every_command_has_a_short_help_with_an_example(capsys, words):
     assert run(["help", *words]) == 0
     text = capsys.readouterr().out
     assert run([*words, "--help"]) == 0
@@ -186,13 +252,35 @@ def test_every_command_has_a_short_help_with_an_example(capsys, name):
     assert f"amp {' '.join(words)}" in text and "example:\n  amp " in text
 
 
-@pytest.mark.parametrize("words", [["demo"], ["daemon", "install"]])
-def test_a_command_that_is_a_module_of_its_own_has_its_help_there(capsys, words):
-    assert run(["help", *words]) == 0
+@pytest.mark.parametrize("name", VERBS)
+def test_the_help_of_a_group_is_the_list_of_its_verbs(capsys, name):
+    for words in (["help", name], [name, "--help"], ["--help", name], [name, "-h"]):
+        assert run(words) == 0
+        assert f"amp {name} {VERBS[name]} " in capsys.readouterr().out
+
+
+def test_the_verbs_of_daemon_include_install(capsys):
+    run(["daemon", "--help"])
+    assert "amp daemon install" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["help"], ["help", "send"], ["contact", "--help"], ["--help"], ["daemon", "install", "-h"]],
+)
+def test_help_as_json_is_one_document(capsys, words):
+    run(words)
     text = capsys.readouterr().out
-    assert f"amp {' '.join(words)}" in text
-    assert run([*words, "--help"]) == 0
-    assert capsys.readouterr().out == text
+    for asked in ([*words, "--json"], ["--json", *words]):
+        assert run(asked) == 0
+        assert json.loads(capsys.readouterr().out)["help"].strip() == text.strip()
+
+
+def test_help_states_the_exit_codes_and_the_environment(capsys):
+    run(["help"])
+    text = capsys.readouterr().out
+    for stated in ("4 no daemon answers", "6 timed out", "AMP_AGENT", "AMP_SOCKET", "AMPD_HOME"):
+        assert stated in text
 
 
 def test_amp_alone_lists_every_command(capsys):
@@ -206,3 +294,7 @@ def test_amp_alone_lists_every_command(capsys):
 def test_the_version_is_one_line(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == "amp 0.1.0\n"
+    assert run(["inbox", "--version"]) == 0
+    assert capsys.readouterr().out == "amp 0.1.0\n"
+    assert run(["--version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"version": "0.1.0"}

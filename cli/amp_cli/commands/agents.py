@@ -3,7 +3,7 @@
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
-from amp_cli.errors import Usage
+from amp_cli.errors import Failure, Usage
 from amp_cli.output import Output
 
 _QUICK = (
@@ -12,6 +12,7 @@ _QUICK = (
     "amp read ID",
     'amp reply ID "Text"',
     "amp ack ID",
+    "amp wait --timeout 10m",
     "amp discover",
 )
 
@@ -29,34 +30,39 @@ def init(arguments: Arguments, client: Client, out: Output) -> int:
     agent = client.ask("agent.create", params)
     if agent.value.get("is_new") is False:
         out.note(f"{agent.text('address')} exists already: nothing was changed")
-    if out.json:
-        out.document(agent.value)
-    else:
-        _fields(agent, out)
+    _show(agent, out)
     return 0
 
 
 def whoami(_arguments: Arguments, client: Client, out: Output) -> int:
     agent = client.ask("agent.show", {})
-    if out.json:
-        out.document(agent.value)
+    _show(agent, out)
+    if out.json or out.quiet:
         return 0
-    from ampd.protocol.local import config_file, data_folder
-
-    _fields(agent, out)
-    out.fields(
-        (
-            ("socket", client.path),
-            ("own socket", agent.text("socket")),
-            ("data", data_folder()),
-            ("config", config_file()),
-        )
-    )
+    out.fields((("unread", _unread(agent, client)), *_places(agent, client)))
     named = f" --agent {agent.text('name')}" if client.agent else ""
     out.line()
     for command in _QUICK:
         out.line(f"  {command.replace('amp', f'amp{named}', 1)}")
     return 0
+
+
+def _unread(agent: Document, client: Client) -> str:
+    """How many messages nobody has read yet, as text; "" where the daemon does not say."""
+    agents = client.ask("system.status", {}).each("agents")
+    return next((a.text("unread") for a in agents if a.text("name") == agent.text("name")), "")
+
+
+def _places(agent: Document, client: Client) -> list[tuple[str, object]]:
+    """Sockets and files; of a daemon behind a named socket, only what it says itself."""
+    from ampd.protocol.local import config_file, data_folder, main_socket
+
+    own = agent.text("socket")
+    sockets: list[tuple[str, object]] = [("socket", client.path)]
+    sockets += [("own socket", own)] if own != client.path else []
+    if client.path != main_socket():
+        return sockets
+    return [*sockets, ("data", data_folder()), ("config", config_file())]
 
 
 def agents(_arguments: Arguments, client: Client, out: Output) -> int:
@@ -68,9 +74,9 @@ def agents(_arguments: Arguments, client: Client, out: Output) -> int:
     if out.json:
         out.document(found.value)
     elif rows:
-        out.table(rows)
+        out.listing(rows, [row[0] for row in rows])
     else:
-        out.line("no agents on this node")
+        out.said("no agents on this node")
         out.note("amp init NAME makes one")
     return 0
 
@@ -93,16 +99,27 @@ def unregister(arguments: Arguments, client: Client, out: Output) -> int:
     params: dict[str, object] = {"name": arguments.words[0]}
     if arguments.flag("--purge"):
         params["purge"] = True
-    agent = client.ask("agent.remove", params)
+    try:
+        agent = client.ask("agent.remove", params)
+    except Failure as failure:
+        if failure.code == "agent_unknown":
+            failure.hint = "amp agents"  # to make it first would mend nothing
+        raise
     if out.json:
         out.document(agent.value)
     else:
         kept = "its mail is gone" if arguments.flag("--purge") else "its mail is kept"
-        out.line(f"removed {agent.text('address') or arguments.words[0]}; {kept}")
+        out.said(f"removed {agent.text('address') or arguments.words[0]}; {kept}")
     return 0
 
 
-def _fields(agent: Document, out: Output) -> None:
+def _show(agent: Document, out: Output) -> None:
+    if out.json:
+        out.document(agent.value)
+        return
+    if out.quiet:
+        out.line(agent.text("address"))
+        return
     out.fields(
         (
             ("address", agent.text("address")),

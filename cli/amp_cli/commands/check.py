@@ -16,10 +16,10 @@ def check(arguments: Arguments, client: Client, out: Output) -> int:
         out.document(found.value)
         return 0 if found.flag("ok") else FAILED
     if found.flag("ok"):
-        out.line(f"{found.number('records')} records, all whole")
+        out.said(f"{found.number('records')} records, all whole")
         return 0
     word = "set aside" if found.flag("repaired") else "damage"
-    out.line(f"{found.number('records')} records are whole; {word}:")
+    out.said(f"{found.number('records')} records are whole; {word}:")
     for each in found.each("damage"):
         out.line(f"  {damage(each)}")
     if not arguments.flag("--repair"):

@@ -32,8 +32,8 @@ def run(arguments: Arguments, client: Client, out: Output, verb: str) -> int:
     if verb == "list":
         _list(contacts, out)
     elif verb == "remove":
-        out.line(f"removed {arguments.words[0]}")
-    else:
+        out.said(f"removed {arguments.words[0]}")
+    elif verb == "show" or not out.quiet:
         for each in contacts:
             _show(each, out)
     return 0
@@ -42,9 +42,10 @@ def run(arguments: Arguments, client: Client, out: Output, verb: str) -> int:
 def _list(contacts: list[Document], out: Output) -> None:
     if contacts:
         names = ("address", "trust", "fingerprint", "note")
-        out.table([[each.text(name) for name in names] for each in contacts])
+        rows = [[each.text(name) for name in names] for each in contacts]
+        out.listing(rows, [row[0] for row in rows])
     else:
-        out.line("no contacts")
+        out.said("no contacts")
         out.note("amp contact add LINK adds one; amp discover shows who is near")
 
 

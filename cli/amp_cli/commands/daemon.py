@@ -35,7 +35,7 @@ def run_stop(_arguments: Arguments, client: Client, out: Output) -> int:
     if out.json:
         out.document({"stopping": was_running})
     elif was_running:
-        out.line("stopped")
+        out.said("stopped")
     else:
         out.note("no daemon was running")
     return 0
@@ -123,7 +123,7 @@ def _status(client: Client, out: Output) -> int:
     found = client.ask("system.status", {})
     if out.json:
         out.document(found.value)
-    else:
+    elif not out.quiet:
         show_node(found, out)
     return 0
 

@@ -15,7 +15,7 @@ import os
 import sys
 from _socket import socket
 
-from amp_cli.arguments import Command, Option, help_text, parse
+from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.errors import Failure, NoDaemon, Usage
 from amp_cli.output import Output
@@ -29,13 +29,7 @@ _TEMPLATES = (  # as installed; as in the repository
 )
 
 
-def run(words: list[str]) -> int:
-    """The exit code of `amp daemon install WORDS`."""
-    arguments = parse(COMMANDS["daemon install"], words)
-    out = Output(json=arguments.flag("--json"), quiet=arguments.flag("--quiet"))
-    if arguments.flag("--help"):
-        out.text(help_text(COMMANDS["daemon install"]))
-        return 0
+def run(arguments: Arguments, _client: Client, out: Output) -> int:
     if os.environ.get("AMPD_HOME"):
         raise Usage(
             "AMPD_HOME is set: the units are for the folders of the user, not for a portable one",
@@ -88,7 +82,7 @@ def _report(out: Output, state: str, commands: list[str]) -> None:
         out.document({"state": state, "files": files, "run": left})
         return
     for file in files:
-        out.line(f"{state}  {file}")
+        out.said(f"{state}  {file}")
     if left:
         out.note("no systemd user manager answers here; where one does, run:")
         for command in left:

@@ -12,13 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from amp_cli.errors import Failure, Usage
+from amp_cli.arguments import Arguments, Command, Option
+from amp_cli.client import Client
+from amp_cli.errors import Failure
+from amp_cli.output import Output
 from ampd.client import Amp, connect
 from ampd.model.errors import AmpdError, Unavailable
 
@@ -26,14 +29,7 @@ STARTS_WITHIN: Final = 10.0  # seconds; a daemon takes less than one
 FOUND_WITHIN: Final = 10.0  # seconds; mDNS takes one or two
 _LOOK_EVERY: Final = 0.05
 
-_HELP: Final = """\
-amp demo [--keep]
-  Starts two nodes in a temporary folder on this machine, lets them find each other and write to
-  each other, also while one is away, and cleans up. Takes a few seconds.
-  --keep   leave the folder and print where it is
-"""
-
-_STAY: Final = """
+_STAY: Final = """\
 To stay:   amp init NAME                    your first agent; the daemon starts by itself
            amp send SOMEBODY SUBJECT BODY   amp inbox   amp help
            amp daemon install               start it with your session (systemd)
@@ -53,8 +49,10 @@ class Host:
         """Start the daemon, and wait until it answers."""
         self.home.mkdir(mode=0o700, exist_ok=True)
         environ = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AMPD_", "AMP_"))
-        }  # fmt: skip
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AMPD_", "AMP_"))
+        }
         environ |= {
             "AMPD_HOME": str(self.home),
             "AMPD_NODE_DOMAIN": f"{self.name}.local",
@@ -102,40 +100,56 @@ class Host:
         return connect(agent=name, socket_path=str(self.socket))
 
 
-def run(words: list[str]) -> int:
-    """Show it; the exit code."""
-    if words and words[0] in ("--help", "-h"):
-        sys.stdout.write(_HELP)
-        return 0
-    if [word for word in words if word != "--keep"]:
-        raise Usage(f"amp demo does not take {words[0]}", hint="amp demo --help")
+class _Story:
+    """What is told while it happens; with --json, at its end."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self.told: list[str] = []
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
+        if not self._out.json:
+            self._out.said(text)
+            self._out.flush()
+
+
+def run(arguments: Arguments, _client: Client, out: Output) -> int:
     signal.signal(signal.SIGTERM, _interrupted)
-    keep = "--keep" in words
+    keep = arguments.flag("--keep")
     began = time.monotonic()
+    story = _Story(out)
     with _folder(keep=keep) as folder, ExitStack() as hosts:
         laptop, desk = Host(folder, "laptop"), Host(folder, "desk")
         hosts.callback(laptop.stop)
         hosts.callback(desk.stop)
         try:
-            _show(laptop, desk)
+            _show(laptop, desk, story.tell)
         except AmpdError as exc:
             raise Failure(f"the demo failed: {exc}", hint=exc.hint) from exc
-    _say(f"That took {time.monotonic() - began:.1f} s.{_where(folder) if keep else ''}")
-    sys.stdout.write(_STAY)
+    seconds = round(time.monotonic() - began, 1)
+    if out.json:
+        kept = str(folder) if keep else None
+        out.document({"shown": story.told, "seconds": seconds, "folder": kept})
+        return 0
+    story.tell(f"That took {seconds} s.{f' The folder stays: {folder}' if keep else ''}")
+    if not out.quiet:
+        out.line()
+        out.text(_STAY)
     return 0
 
 
-def _show(laptop: Host, desk: Host) -> None:
+def _show(laptop: Host, desk: Host, say: Callable[[str], None]) -> None:
     laptop.start()
     desk.start()
-    _say("Two nodes run on this machine: laptop.local and desk.local.")
+    say("Two nodes run on this machine: laptop.local and desk.local.")
     with desk.agent("bob"), laptop.agent("alice") as alice:
         found = _found(alice)
-        _say(f"By mDNS, alice@laptop.local found bob@desk.local in {found:.1f} s.")
-        _talk(alice, desk)
+        say(f"By mDNS, alice@laptop.local found bob@desk.local in {found:.1f} s.")
+        _talk(alice, desk, say)
         desk.stop()
         waiting = [alice.send("bob@desk.local", f"While you were away, {n}") for n in (1, 2)]
-        _say(
+        say(
             f"desk.local is gone. alice sends two more: {waiting[0].status}, on her disk,"
             " signed and sealed."
         )
@@ -143,24 +157,24 @@ def _show(laptop: Host, desk: Host) -> None:
         with desk.agent("bob") as bob:
             for _ in waiting:
                 message = _next(bob)
-                _say(f"desk.local is back: bob reads {message!r}.")
+                say(f"desk.local is back: bob reads {message!r}.")
         states = {_settled(alice, each.id) for each in waiting}
-        _say(f"alice sees both: {', '.join(sorted(states))}. Nothing lost, nothing twice.")
+        say(f"alice sees both: {', '.join(sorted(states))}. Nothing lost, nothing twice.")
 
 
-def _talk(alice: Amp, desk: Host) -> None:
+def _talk(alice: Amp, desk: Host, say: Callable[[str], None]) -> None:
     sent = alice.send("bob@desk.local", "Tests are green", "Shall we ship it?")
     with desk.agent("bob") as bob:
         message = bob.wait(timeout=FOUND_WITHIN)
         if message is None:
             raise Unavailable("bob got nothing")
-        _say(f"alice writes; bob, on the other node, reads: {message.body!r}")
+        say(f"alice writes; bob, on the other node, reads: {message.body!r}")
         bob.reply(message, "Ship it.")
     answer = alice.wait(timeout=FOUND_WITHIN)
     if answer is None:
         raise Unavailable("alice got no answer")
     same = "in the same thread" if answer.thread_id == sent.thread_id else "in another thread"
-    _say(f"bob answers {same}: {answer.body!r}. Signed, sealed, on disk on both sides.")
+    say(f"bob answers {same}: {answer.body!r}. Signed, sealed, on disk on both sides.")
 
 
 def _found(alice: Amp) -> float:
@@ -199,14 +213,19 @@ def _folder(*, keep: bool) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _where(folder: Path) -> str:
-    return f" The folder stays: {folder}"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+COMMANDS = {
+    "demo": Command(
+        "demo",
+        "",
+        "two nodes on this machine find each other and write to each other, also while one is"
+        " away; cleans up",
+        run,
+        options=(Option("--keep", "", "leave the folder, and print where it is"),),
+        example="amp demo",
+        as_agent=False,
+    )
+}

@@ -20,10 +20,10 @@ def discover(arguments: Arguments, client: Client, out: Output) -> int:
         return 0
     agents = found.each("agents")
     if not agents:
-        out.line("nobody found")
+        out.said("nobody found")
         out.note("amp discover --wait 5 looks longer; amp contact add LINK knows somebody for good")
         return 0
-    out.table(
+    out.listing(
         [
             (
                 each.text("address"),
@@ -34,7 +34,8 @@ def discover(arguments: Arguments, client: Client, out: Output) -> int:
                 each.text("alias") or each.text("description"),
             )
             for each in agents
-        ]
+        ],
+        [each.text("address") for each in agents],
     )
     return 0
 
@@ -54,9 +55,9 @@ def peers(_arguments: Arguments, client: Client, out: Output) -> int:
         for each in found.each("peers")
     ]
     if rows:
-        out.table(rows)
+        out.listing(rows, [row[0] for row in rows])
     else:
-        out.line("no peers")
+        out.said("no peers")
     return 0
 
 

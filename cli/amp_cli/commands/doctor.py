@@ -1,20 +1,29 @@
 """`amp doctor`: what is wrong with this install, and the command that mends it; exit 1 if anything.
 
-It starts nothing and changes nothing. What needs the daemon is looked at only where one answers.
+It starts nothing and changes nothing. What needs the daemon is looked at only where one answers;
+where none does, `ampd --check` says why. On the socket of one agent, which is all that a sandbox
+has, only what that socket may ask is looked at.
 """
 
 import os
 import stat
+import sys
 from _collections_abc import Iterator  # `collections.abc` would import all of `collections`
 
 from amp_cli.arguments import Arguments, Command
+from amp_cli.autostart import DAEMON
 from amp_cli.client import Client, reach
-from amp_cli.commands.check import WITHIN, damage
-from amp_cli.errors import FAILED, Failure
+from amp_cli.commands.check import damage
+from amp_cli.document import Document
+from amp_cli.errors import FAILED, Failure, NoDaemon
 from amp_cli.output import Output
+from amp_cli.user_manager import serves
 from ampd import __version__
-from ampd.protocol.local import config_file, data_folder, run_folder
+from ampd.protocol.local import config_file, data_folder, main_socket, run_folder
 
+_LIMIT = 5.0  # seconds for one answer; a daemon that is well takes a hundredth of one
+_JOURNAL_LIMIT = 60.0  # seconds; a check reads everything there is
+_CHECK_LIMIT = 10.0  # seconds for `ampd --check`
 _ROOM = 64 * 1024 * 1024  # bytes; below it a disk is full within a day of ordinary mail
 
 
@@ -28,7 +37,9 @@ class Finding:
 
 
 def doctor(_arguments: Arguments, client: Client, out: Output) -> int:
-    findings = [*_folders(), *_config(), *_socket(client)]
+    is_ours = client.path == main_socket()  # another socket's folders are not known
+    findings = [*_folders(), *_config()] if is_ours else []
+    findings += _socket(client, is_ours=is_ours)
     if findings[-1].ok:
         findings += _daemon(client)
     wrong = [each for each in findings if not each.ok]
@@ -37,7 +48,11 @@ def doctor(_arguments: Arguments, client: Client, out: Output) -> int:
         checks = [{name: getattr(each, name) for name in names} for each in findings]
         out.document({"ok": not wrong, "checks": checks})
         return FAILED if wrong else 0
-    out.table([("ok" if each.ok else "WRONG", each.name, each.detail) for each in findings])
+    shown = wrong if out.quiet else findings
+    if shown:
+        width = max(len(each.name) for each in shown)
+        for each in shown:  # no table: what is wrong is never cut short
+            out.line(f"{'ok' if each.ok else 'WRONG':5}  {each.name:<{width}}  {each.detail}")
     for each in wrong:
         if each.hint:
             out.line(f"{each.name}: {each.hint}")
@@ -81,11 +96,17 @@ def _config() -> Iterator[Finding]:
         yield Finding("config", path, ok=True)
 
 
-def _socket(client: Client) -> Iterator[Finding]:
+def _socket(client: Client, *, is_ours: bool) -> Iterator[Finding]:
     try:
         reach(client.path).close()
     except (FileNotFoundError, ConnectionRefusedError):
-        yield Finding("daemon", f"none answers on {client.path}", "amp daemon start")
+        yield (
+            _why_none(client.path)
+            if is_ours
+            else Finding(
+                "daemon", f"none answers on {client.path}", "start the daemon it belongs to"
+            )
+        )
     except Failure as failure:
         yield Finding("daemon", str(failure), failure.hint)
     else:
@@ -96,20 +117,67 @@ def _socket(client: Client) -> Iterator[Finding]:
                 f"{client.path} is open to others (mode {mode:04o})",
                 f"chmod 600 {client.path}",
             )
-        yield Finding("daemon", f"answers on {client.path}", ok=True)
+        yield Finding("socket", client.path, ok=True)
+
+
+def _why_none(path: str) -> Finding:
+    """Whether a daemon could start, in the words of `ampd --check`."""
+    from subprocess import DEVNULL, PIPE, TimeoutExpired
+    from subprocess import run as run_program
+
+    try:
+        checked = run_program(
+            (*DAEMON, "--check"), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True,
+            errors="replace", timeout=_CHECK_LIMIT, check=False,
+        )  # fmt: skip
+    except TimeoutExpired:
+        return Finding("daemon", "none answers, and `ampd --check` does not end", "amp daemon log")
+    if checked.returncode == 0:
+        return Finding("daemon", f"none answers on {path}", "amp daemon start")
+    lines = [line for line in checked.stderr.splitlines() if line.strip()]
+    said = lines[-1].strip().removeprefix("ampd: error: ") if lines else "it does not say why"
+    what, _, hint = said.partition("; try: ")
+    return Finding("daemon", f"cannot start: {what}", hint)
 
 
 def _daemon(client: Client) -> Iterator[Finding]:
     client.agent = ""  # about the node, whoever asks
-    for look in (_version, _agents, _journal, _contacts):
-        try:
-            yield from look(client)
-        except Failure as failure:
-            yield Finding(look.__name__.strip("_"), str(failure), failure.hint)
+    try:
+        status = client.ask("system.status", {}, within=_LIMIT)
+        yield Finding("daemon", f"answers on {client.path}", ok=True)
+        yield from _version(status)
+        yield from _warnings(status)
+        for look in (_agents, _journal, _contacts):
+            try:
+                yield from look(client, status)
+            except Failure as failure:
+                if isinstance(failure, NoDaemon):
+                    raise
+                if failure.code != "forbidden":  # it is not for an agent's own socket
+                    yield Finding(look.__name__.strip("_"), str(failure), failure.hint)
+    except NoDaemon as failure:
+        yield Finding("daemon", f"the daemon does not answer: {failure}", _ends(client.path))
+    except Failure as failure:
+        yield Finding("daemon", str(failure), failure.hint)
 
 
-def _version(client: Client) -> Iterator[Finding]:
-    running = client.ask("system.status", {}).text("version")
+def _ends(path: str) -> str:
+    """The command that ends a daemon which listens to nobody."""
+    if serves(path):
+        return "systemctl --user restart ampd.service"
+    try:  # SO_PEERCRED, unix(7): who listens
+        from _socket import SO_PEERCRED, SOL_SOCKET
+
+        channel = reach(path)
+        pid = int.from_bytes(channel.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[:4], sys.byteorder)
+        channel.close()
+    except (ImportError, OSError, Failure):
+        pid = 0
+    return f"kill -9 {pid}, then amp daemon start" if pid > 1 else "end it, then amp daemon start"
+
+
+def _version(status: Document) -> Iterator[Finding]:
+    running = status.text("version")
     if running == __version__:
         yield Finding("version", running, ok=True)
     else:
@@ -120,8 +188,13 @@ def _version(client: Client) -> Iterator[Finding]:
         )
 
 
-def _agents(client: Client) -> Iterator[Finding]:
-    agents = client.ask("agent.list", {}).each("agents")
+def _warnings(status: Document) -> Iterator[Finding]:
+    for each in status.texts("warnings"):
+        yield Finding("warning", each)
+
+
+def _agents(client: Client, _status: Document) -> Iterator[Finding]:
+    agents = client.ask("agent.list", {}, within=_LIMIT).each("agents")
     names = [each.text("name") for each in agents]
     acting = os.environ.get("AMP_AGENT")
     if not names:
@@ -136,8 +209,13 @@ def _agents(client: Client) -> Iterator[Finding]:
         yield Finding("agents", ", ".join(names), ok=True)
 
 
-def _journal(client: Client) -> Iterator[Finding]:
-    found = client.ask("journal.check", {}, within=WITHIN)
+def _journal(client: Client, _status: Document) -> Iterator[Finding]:
+    try:
+        found = client.ask("journal.check", {}, within=_JOURNAL_LIMIT)
+    except NoDaemon:
+        client.ask("system.status", {}, within=_LIMIT)  # it is there, and still at it
+        yield Finding("journal", f"not looked through in {_JOURNAL_LIMIT:g} s: amp check", ok=True)
+        return
     if found.flag("ok"):
         yield Finding("journal", f"{found.number('records')} records, all whole", ok=True)
     for each in found.each("damage"):
@@ -146,10 +224,13 @@ def _journal(client: Client) -> Iterator[Finding]:
         yield Finding("journal", "the check failed", "amp check")
 
 
-def _contacts(client: Client) -> Iterator[Finding]:
-    contacts = client.ask("contact.list", {}).each("contacts")
+def _contacts(client: Client, status: Document) -> Iterator[Finding]:
+    contacts = client.ask("contact.list", {}, within=_LIMIT).each("contacts")
     doubtful = [each for each in contacts if each.text("state") == "conflict"]
+    warned = " ".join(status.texts("warnings"))
     for each in doubtful:
+        if each.text("address") in warned:
+            continue
         address = each.text("address")
         yield Finding(
             "contacts",

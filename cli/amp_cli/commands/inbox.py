@@ -4,7 +4,8 @@
 
 `*` is unread, `!` is quarantined; the number is what `amp read 3` takes. Words in brackets behind
 the subject say what a reader should know first: a type that is not a plain message, a priority,
-a trust other than verified, flags.
+a trust other than verified, flags, that it was acknowledged. What was sent has a column that says
+how far it got.
 """
 
 from amp_cli.arguments import Arguments, Command, Option
@@ -39,9 +40,9 @@ def inbox(arguments: Arguments, client: Client, out: Output) -> int:
         return 0
     agent = found.text("agent")
     if not found.each("messages"):
-        out.line(f"{agent}: {_none(arguments)}")
+        out.said(f"{agent}: {_none(arguments)}")
     else:
-        out.line(f"{agent}: {found.number('unread')} unread")
+        out.said(f"{agent}: {found.number('unread')} unread")
         _list(found, out, _again(arguments))
     if held := found.number("quarantined"):
         out.note(f"{held} in quarantine: amp inbox --quarantine")
@@ -96,7 +97,7 @@ def _show(found: Document, out: Output, none: str, again: str, *, theirs: str = 
     if out.json:
         out.document(found.value)
     elif not found.each("messages"):
-        out.line(none)
+        out.said(none)
     else:
         _list(found, out, again, theirs=theirs)
     return 0
@@ -105,9 +106,10 @@ def _show(found: Document, out: Output, none: str, again: str, *, theirs: str = 
 def _list(found: Document, out: Output, again: str, *, theirs: str = "from") -> None:
     messages = found.each("messages")
     unread = [at for at, each in enumerate(messages) if each.text("state") == "unread"]
-    out.table([_row(each, theirs) for each in messages], bold=unread)
+    ids = [each.text("id") for each in messages]
+    out.listing([_row(each, theirs) for each in messages], ids, bold=unread)
     if found.number("more") and again:
-        out.line(_more(found, again))
+        out.said(_more(found, again))
 
 
 def _more(found: Document, again: str) -> str:
@@ -120,11 +122,14 @@ def _more(found: Document, again: str) -> str:
     return f"{count}more: {again.partition(' --before')[0]} --before {_name(messages[0])}"
 
 
-def _row(message: Document, theirs: str) -> tuple[str, str, str, str]:
-    mark = _MARKS.get(message.text("state"), "") if theirs == "from" else ""
-    who = message.text("from") if theirs == "from" else ", ".join(_addresses(message))
-    at = message.at("sent_at")
-    return f"{mark:1} {_name(message)}", f"{at[:16]}", who, _subject(message, theirs)
+def _row(message: Document, theirs: str) -> tuple[str, ...]:
+    at = message.at("sent_at")[:16]
+    subject = _subject(message, theirs)
+    if theirs == "to":
+        who = ", ".join(_addresses(message))
+        return f"  {_name(message)}", at, message.text("status"), who, subject
+    mark = _MARKS.get(message.text("state"), "")
+    return f"{mark:1} {_name(message)}", at, message.text("from"), subject
 
 
 def _name(message: Document) -> str:
@@ -138,11 +143,10 @@ def _addresses(message: Document) -> list[str]:
 def _subject(message: Document, theirs: str) -> str:
     notes = [message.text("type"), message.text("priority")]
     if theirs == "from":
-        notes += [message.text("trust"), *message.texts("flags"), message.text("reason")]
+        acked = "acked" * (message.text("state") == "acked")
+        notes += [message.text("trust"), *message.texts("flags"), message.text("reason"), acked]
         if missing := message.number("missing_before"):
             notes.append(f"{missing} before it never came")
-    else:
-        notes.append(message.text("status"))
     if files := len(message.each("attachments")):
         notes.append(f"{files} attached")
     said = ", ".join(note for note in notes if note not in _PLAIN)

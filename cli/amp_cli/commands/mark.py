@@ -23,6 +23,9 @@ def _done(answer: Document, word: str, out: Output) -> int:
     done = answer.texts("done")
     if out.json:
         out.document(answer.value)
+    elif out.quiet:
+        for each in done:
+            out.line(each)
     elif len(done) == 1:
         out.line(f"{word} {done[0]}")
     else:

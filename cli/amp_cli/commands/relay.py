@@ -1,4 +1,7 @@
-"""`amp relay`: the relays that keep this node's mail while it is away; one method of the socket each."""
+"""`amp relay`: the relays that keep this node's mail while it is away; a method of the socket each.
+
+Each prints the relays that are in use after it, in the order in which they are tried.
+"""
 
 from amp_cli.arguments import Arguments, Command
 from amp_cli.client import Client
@@ -19,24 +22,27 @@ def run(arguments: Arguments, client: Client, out: Output, verb: str) -> int:
         out.document(found.value)
         return 0
     relays = found.each("relays")
+    if verb != "list" and out.quiet:
+        return 0
     if relays:
-        names = ("uri", "state", "last_error")
-        out.table([[each.text(name) for name in names] for each in relays])
+        rows = [[each.text(name) for name in ("uri", "state", "last_error")] for each in relays]
+        out.listing(rows, [row[0] for row in rows])
     else:
-        out.line("no relays")
+        out.said("no relays")
         out.note("amp relay add URI uses one; its owner's `ampd relay invite` prints the URI")
     return 0
 
 
 def _command(verb: str) -> Command:
     words, _, summary = _VERBS[verb]
-    example = f"amp relay {verb} {'amp://KEY@relay.example:4161' if words else ''}".rstrip()
+    example = f"amp relay {verb}" + " 'amp://KEY@relay.example:4161'" * bool(words)
     return Command(
         f"relay {verb}",
         words,
         summary,
         lambda arguments, client, out: run(arguments, client, out, verb),
         example=example,
+        as_agent=False,
     )
 
 

@@ -1,9 +1,9 @@
 """`amp send` and `amp reply`: one message out, and what became of it for each recipient.
 
 The text is BODY, `--text T`, `--file PATH`, or `-` for standard input; with none of them what is
-piped in is the text. A reply goes to the sender of the message it answers, in its thread.
-Every message carries a random `key`, so that asking again after a broken connection
-cannot send it twice.
+piped in is the text. `amp send bob -` is a text without a subject: a dash alone is never one.
+A reply goes to the sender of the message it answers, in its thread. Every message carries a
+random `key`, so that asking again after a broken connection cannot send it twice.
 """
 
 import os
@@ -44,7 +44,7 @@ def send(arguments: Arguments, client: Client, out: Output) -> int:
     if subject is None:
         if not words:
             raise Usage("amp send: SUBJECT is missing", hint=f'amp send {to[0]} "Subject" "Text"')
-        subject = words.pop(0)
+        subject = "" if words == ["-"] else words.pop(0)
     if len(words) > 1:
         raise Usage(
             f"amp send: {words[1]!r} is one word too many (a text goes into quotes)",

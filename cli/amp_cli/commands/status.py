@@ -25,19 +25,21 @@ def show_node(found: Document, out: Output) -> None:
     """The status document, for a reader."""
     node, mailbox = found.of("node"), found.of("mailbox")
     listen = node.text("listen") or ", ".join(node.texts("listen"))
+    held = f"{mailbox.number('messages')} messages, {size(mailbox.number('bytes'))}"
     out.fields(
         (
             ("ampd", f"{found.text('version')}, up {span(found.number('uptime_s'))}"),
             ("node", f"{node.text('domain')} {node.text('key')}"),
             ("listening", listen or "no"),
             *((name, brief(found.value.get(name))) for name in _PARTS),
-            ("mailbox", f"{mailbox.number('messages')} messages, {size(mailbox.number('bytes'))}"),
+            ("mailbox", held if mailbox.value else ""),
         )
     )
-    shown = {"version", "node", "mailbox", "uptime_s", *_PARTS}
+    shown = {"version", "node", "mailbox", "uptime_s", "warnings", *_PARTS}
     out.fields(
         (name, brief(value)) for name, value in found.value.items() if name not in shown and value
     )
+    out.fields(("warning", each) for each in found.texts("warnings"))
 
 
 _PARTS = ("agents", "peers", "relays", "outbox")
