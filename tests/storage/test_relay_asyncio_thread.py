@@ -75,6 +75,27 @@ async def test_at4_a_call_begins_after_what_was_handed_over_before_it(thread):
         assert await thread.call(see) == list(range(3 * number + 3))
 
 
+async def test_at3_what_runs_may_finish(thread):
+    answers, begun = [], trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    async def slow():
+        token.run_sync_soon(begun.set)
+        await asyncio.sleep(0.05)
+        return "finished"
+
+    async def call():
+        answers.append(await thread.call(slow))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await begun.wait()
+        await thread.finish(10)
+        await thread.finish(10)
+        await thread.stop()
+    assert answers == ["finished"]
+
+
 async def test_at3_the_end_cancels_what_runs_and_takes_nothing_more():
     thread, begun, outcomes = AsyncioThread(), trio.Event(), []
     token = trio.lowlevel.current_trio_token()

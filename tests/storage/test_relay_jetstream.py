@@ -15,9 +15,9 @@ from contracts.relay_stores import (
 )
 from nats_server import running
 
-from ampd.model.errors import Unavailable
+from ampd.model.errors import Refused, Unavailable
 from ampd.storage.relay_store import jetstream, nats_link
-from ampd.storage.relay_store.nats_link import Page
+from ampd.storage.relay_store.nats_link import Declined, Page
 from ampd.storage.relay_store.port import Full, Limits, Usage
 
 LIMITS = Limits(mailbox_messages=100_000)
@@ -184,6 +184,48 @@ async def test_jm2_deposits_of_one_envelope_at_two_relays_at_once_keep_it_once(s
                 nursery.start_soon(one, second, number)
         assert [sorted(each) for each in answers.values()] == [[False, True]] * 40
         assert sorted(numbers(await collect(first, ALICE))) == list(range(40))
+
+
+async def test_jm2_a_refusal_because_of_one_on_its_way_is_not_taken_for_known(site, monkeypatch):
+    async with site.store() as store:
+        publish, refusals = store._link.publish, [10164, 10071]
+
+        async def refused(*message):
+            if refusals:
+                raise Declined("wrong last sequence", refusals.pop())
+            return await publish(*message)
+
+        monkeypatch.setattr(store._link, "publish", refused)
+        assert await store.deposit(letter(1)), "the other one failed"
+        refusals += [10164] * 9
+        with pytest.raises(Unavailable, match="by somebody else"):
+            await store.deposit(letter(2))
+        assert numbers(await store.after(ALICE, None, 9)) == [1]
+
+
+async def test_what_the_servers_cannot_take_is_refused_for_good(site):
+    async with site.store(Limits()) as store:
+        with pytest.raises(Refused, match="at most 1047552"):
+            await store.deposit(letter(1, 1 << 20))
+        assert await store.deposit(letter(1, 1047552))
+
+
+async def test_nl2_nl3_a_server_without_its_cluster_is_left(site, monkeypatch):
+    monkeypatch.setattr(nats_link, "_PULSE", 0.05)
+    async with site.store() as store:
+        api, failing = store._link.api, [True] * 3
+        waiting = store.changed(ALICE)
+
+        async def fails(*request):
+            if failing and failing.pop():
+                raise Unavailable("no leader")
+            return await api(*request)
+
+        monkeypatch.setattr(store._link, "api", fails)
+        with trio.fail_after(10):
+            await waiting.wait()
+        assert store._link._client.stats["reconnects"] == 1
+        assert await deposit(store, letter(1))
 
 
 async def test_jm3_marks_and_mail_have_a_time_to_live_at_the_servers(site):

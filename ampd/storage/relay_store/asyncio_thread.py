@@ -2,7 +2,8 @@
 
   AT1  `call` runs a coroutine there and returns its result or raises its error here.
   AT2  A cancelled call cancels the coroutine and waits for its end: nothing is left running.
-  AT3  `stop` cancels what runs, and ends the thread.
+  AT3  `finish` waits for the calls that run, for a while; `stop` cancels what runs, and ends the
+       thread.
   AT4  A call begins after everything that was handed over before it.
 
 Waking the other thread is dear (a system call and a change of threads), so that what is handed over
@@ -34,7 +35,8 @@ class AsyncioThread:
         self._token: trio.lowlevel.TrioToken | None = None
         self._handed_over: deque[Callable[[], object]] = deque()
         self._awake = False  # the loop will look at what was handed over
-        self._done: list[_Call[Any]] = []  # of the loop's thread; and for trio at its next turn
+        self._running: set[asyncio.Task[Any]] = set()
+        self._done: list[_Call[Any]] = []  # for trio, at the loop's next turn
 
     def start(self) -> None:
         """From now on `call` works."""
@@ -50,6 +52,16 @@ class AsyncioThread:
             loop.run_forever()
         finally:
             loop.close()
+
+    async def finish(self, within: float) -> None:
+        """Return when no call runs, or after so many seconds."""
+        with trio.CancelScope(shield=True):
+            await self.call(self._wait_for_calls, within)
+
+    async def _wait_for_calls(self, within: float) -> None:
+        calls = {*self._running} - {asyncio.current_task()}
+        if calls:
+            await asyncio.wait(calls, timeout=within)
 
     async def stop(self) -> None:
         """AT3."""
@@ -79,7 +91,7 @@ class AsyncioThread:
         """AT1, AT2."""
         if self._loop is None:
             raise Unavailable("the relay's store is closed")
-        call = _Call(run(*args), self._end)
+        call = _Call(run(*args), self._begun, self._end)
         self.soon(call.begin)
 
         def abort(raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
@@ -90,8 +102,14 @@ class AsyncioThread:
         result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
 
+    # in the loop's thread
+
+    def _begun(self, running: asyncio.Task[Any]) -> None:
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
     def _end(self, call: "_Call[Any]") -> None:
-        """In the loop's thread: whatever ends in this turn of the loop goes back together."""
+        """Whatever ends in this turn of the loop goes back together."""
         if not self._done:
             asyncio.get_running_loop().call_soon(self._bring_back)
         self._done.append(call)
@@ -105,8 +123,14 @@ class AsyncioThread:
 class _Call(Generic[T]):
     """A coroutine on its way there and back."""
 
-    def __init__(self, run: Coroutine[Any, Any, T], end: "Callable[[_Call[Any]], None]") -> None:
+    def __init__(
+        self,
+        run: Coroutine[Any, Any, T],
+        begun: Callable[[asyncio.Task[Any]], None],
+        end: "Callable[[_Call[Any]], None]",
+    ) -> None:
         self._run = run
+        self._begun = begun
         self._end = end
         self._running: asyncio.Task[T] | None = None
         self.task = trio.lowlevel.current_task()
@@ -114,6 +138,7 @@ class _Call(Generic[T]):
 
     def begin(self) -> None:
         self._running = asyncio.get_running_loop().create_task(self._run)
+        self._begun(self._running)
         self._running.add_done_callback(lambda _: self._end(self))
 
     def cancel(self) -> None:

@@ -31,6 +31,7 @@ from ampd.storage.relay_store.nats_link import Link
 from ampd.storage.relay_store.port import Held, Limits, Token, Usage
 
 _LINGER: Final = 5.0  # seconds that a subscription stays when nobody waits: he may be back at once
+_DRAIN: Final = 2.0  # seconds for what was handed in; systemd and people wait for the end
 
 
 class _Watch:
@@ -71,6 +72,7 @@ class JetStreamRelayStore:
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
+                await self._thread.finish(_DRAIN)
                 await self._thread.call(self._link.close)
                 await self._thread.stop()
 

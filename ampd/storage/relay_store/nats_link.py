@@ -2,8 +2,8 @@
 
 It is the only importer of nats-py (extra `nats`), and runs on asyncio (asyncio_thread.py).
 
-  NL1  What cannot be answered raises Unavailable, within TIMEOUT: nobody waits for a cluster that
-       is away, and nothing is taken for done that was not acknowledged by the stream's leader.
+  NL1  A request that is not answered raises Unavailable after TIMEOUT, and at once without a
+       connection; nothing is taken for done that the stream's leader did not acknowledge.
   NL2  It reconnects by itself, for ever, to any server of the cluster; a server that answers pings
        but has lost its cluster is left for another one.
   NL3  `restored` is called after each time in which words of the servers may have been missed.

@@ -89,7 +89,8 @@ class RelayStore(Protocol):
     async def run(self, task_status: trio.TaskStatus[None] = ...) -> None:
         """Open the store (StorageError or Unavailable when it cannot be), say so, and serve.
 
-        Cancelled, it finishes what was handed in, and closes.
+        Cancelled, it finishes what was handed in, and closes; a cluster that does not answer is not
+        waited for.
         """
 
     async def deposit(self, envelope: Envelope) -> bool:
