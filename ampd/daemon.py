@@ -46,7 +46,9 @@ from ampd.edge.overview import Overview
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.home import journal_key, keep_epoch, take_home
+from ampd.model.card import MAX_CARD
 from ampd.model.errors import Invalid, Unavailable
+from ampd.protocol.session import ENVELOPE_BYTES
 from ampd.settings import Peer, default_domain
 from ampd.storage.store import Store
 from ampd.systemd import Manager
@@ -112,7 +114,8 @@ class Daemon:
         )
         whereabouts = self._whereabouts = Whereabouts()
         listen = _endpoint_text(_free(config.peer.listen))
-        me = LocalNode(node, config.node.domain, epoch, listen)
+        largest = 2 * (config.limits.message_bytes + MAX_CARD)  # a letter, sealed and padded
+        me = LocalNode(node, config.node.domain, epoch, listen, max(largest, ENVELOPE_BYTES))
         peers = PeerTcp(me, whereabouts, mailbox, wall_clock, random.Random())  # noqa: S311
         letters = Letters(store, wall_clock)
         way_out = (peers, whereabouts, wall_clock, random.Random())  # noqa: S311

@@ -162,6 +162,8 @@ class Handover:
     async def _offer(
         self, relay: bytes, item: Waiting, tried: Attempts, answered: list[bool]
     ) -> None:
+        if not all(answered):
+            return  # one before it failed since it was started
         try:
             delivery = await self._carrier.deliver(relay, self._letters.envelope(item))
             await self._note(item, delivery)

@@ -10,10 +10,11 @@ V4  A message is meant by its number in the mailbox, its id, or a prefix or suff
 import json
 import re
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ampd.core.agents import Agent
+from ampd.core.submission import overall
 from ampd.core.trust import TRUST, TRUST_JOIN
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import id_text
@@ -32,6 +33,9 @@ COLUMNS: Final = (
 _BY_BOX: Final = "boxes b CROSS JOIN messages m ON m.seq=b.message"
 _BY_SENDER: Final = "boxes b INDEXED BY boxes_sender CROSS JOIN messages m ON m.seq=b.message"
 _BY_THREAD: Final = "messages m CROSS JOIN boxes b ON b.message=m.seq"
+
+
+_STATUSES: Final = "(SELECT group_concat(d.status) FROM deliveries d WHERE d.message=m.seq)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Summary:
     via: str
     missing: int  # messages of this sender right before this one that never came
     receipt: bool
+    status: str = ""  # how far it got, of what was sent; "" of what came
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +179,15 @@ class Lists:
                 where.append(f"m.seq{sign}?")
                 values.append(self._find_sent(agent_id, text))
         rows = self._store.view.execute(
-            f"SELECT 'verified' AS trust, '' AS reason, {COLUMNS} FROM messages m"  # noqa: S608
+            f"SELECT 'verified' AS trust, '' AS reason, {COLUMNS}, {_STATUSES}"  # noqa: S608
+            " AS statuses FROM messages m"
             f" WHERE {' AND '.join(where)} ORDER BY m.seq DESC LIMIT ?",
             (*values, wanted.limit + 1),
         ).fetchall()
-        return [summary_of(row, None, "read") for row in rows[::-1]]
+        return [
+            replace(summary_of(row, None, "read"), status=overall(row["statuses"].split(",")))
+            for row in rows[::-1]
+        ]
 
     def _count_sent(self, agent_id: int) -> int:
         row = self._store.view.execute("SELECT sent FROM agents WHERE id=?", (agent_id,))

@@ -37,7 +37,8 @@ from ampd.storage.store import Store, Transaction
 FIRST_PAUSE: Final = 1.0  # seconds
 LONGEST_PAUSE: Final = 300.0
 AT_ONCE: Final = 64  # letters under way to one node: a session's window
-SWEEP_EVERY: Final = 15.0  # seconds between looks for what has expired
+SWEEP_EVERY: Final = 15.0  # seconds between looks for what has expired: a clock may be set
+SWEEP_PAUSE: Final = 0.5  # seconds at least, also when letters come and go all the time
 _ROUNDS_OF_STALE: Final = 3  # a card that is stale as soon as it is shown is not believed forever
 
 log = logging.getLogger("ampd.transfer")
@@ -262,15 +263,25 @@ class Transfer:
         await self._store.write(work, urgent=True)
 
     async def _sweep(self) -> None:
-        """Expire what is past its time."""
+        """Expire what is past its time, soon after it is."""
         while True:
+            changed = self._store.changed("outbox")
+            within = SWEEP_EVERY
             try:
                 for item in self._expired():
                     reason = "no node of the recipient took it in time"
                     await self._give_up(item, "expired", reason)
+                within = self._until_next_expiry()
             except StorageError as exc:
                 log.warning("an expiry cannot be written now", extra={"why": str(exc)})
-            await trio.sleep(SWEEP_EVERY)
+            await trio.sleep(SWEEP_PAUSE)
+            with trio.move_on_after(within):
+                await changed.wait()
+
+    def _until_next_expiry(self) -> float:
+        row = self._store.view.execute("SELECT min(expires) FROM outbox").fetchone()
+        left = SWEEP_EVERY if row[0] is None else (row[0] - self._now()) / 1000
+        return max(0.0, min(SWEEP_EVERY, left))
 
     def _expired(self) -> list[Waiting]:
         rows = self._store.view.execute(

@@ -26,7 +26,7 @@ class _Place:
 
 
 class Whereabouts:
-    """Node key -> endpoints, with the way each was found: "static", "mdns" or "inbound"."""
+    """Node key -> endpoints, with the way each was found: "static", "relay", "mdns" or "inbound"."""
 
     def __init__(self) -> None:
         self._places: dict[bytes, _Place] = {}
@@ -62,10 +62,10 @@ class Whereabouts:
         return list(place.endpoints) if place else []
 
     def found_by(self, node: bytes) -> str:
-        """How `node` was found: the first of static, mdns, inbound; "" if it was not."""
+        """How `node` was found: the first of static, relay, mdns, inbound; "" if it was not."""
         place = self._places.get(node)
         ways = set(place.endpoints.values()) if place else set()
-        return next((way for way in ("static", "mdns", "inbound") if way in ways), "")
+        return next((way for way in ("static", "relay", "mdns", "inbound") if way in ways), "")
 
     def seen_at(self, node: bytes) -> float:
         """When `node` was sighted last, by trio's clock; 0 if it was not."""

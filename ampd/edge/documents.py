@@ -100,6 +100,7 @@ def summary(found: Summary) -> Document:
         "preview": found.preview,
         "attachments": [],
         "missing_before": found.missing,
+        "status": found.status or None,
     }
 
 

@@ -192,3 +192,11 @@ def test_v4_no_text_means_a_message_by_accident(text):
 
     with contextlib.suppress(Invalid):
         assert lists.Lists(Empty.store)._matching(1, text) == []
+
+
+async def test_what_was_sent_says_how_far_it_got(node, other, alice, bob):
+    await node.meet(other)
+    await node.send(alice, "alice", "here")
+    await node.send(alice, ["alice", str(bob.address)], "here and there")
+    assert [each.status for each in node.inbox(alice, box="sent")] == ["delivered", "queued"]
+    assert [each.status for each in node.inbox(alice)] == ["", ""], "of what came, nothing is told"
