@@ -183,7 +183,8 @@ class Mailbox:
     def _held_at(self, tx: Transaction, agent: Agent, opened: Opened) -> int:
         """When this agent got this message, or 0. Refused if only the id is the same."""
         at, seq = held_at(tx, agent.key, opened.key, opened.message.id)
-        if seq:
+        settled = tx.db.execute("SELECT 1 FROM places WHERE seq=?", (seq,)).fetchone()
+        if settled:  # else it came in this very moment, by another way: nothing can be read yet
             kept = self._store.payload_at(tx.db, seq)
             if isinstance(kept, Kept) and kept.signed != opened.signed:
                 raise Refused("another message of this sender has the same id", code="forged")

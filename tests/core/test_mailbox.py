@@ -11,7 +11,15 @@ from ampd.crypto.keys import OpeningKey, SigningKey, open1, seal
 from ampd.model.address import Address
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import Invalid, Refused, StaleKey, Unavailable
-from ampd.model.message import RECEIPT_CONTEXT, Delivery, Envelope, Receipt, Recipient, digest
+from ampd.model.message import (
+    RECEIPT_CONTEXT,
+    Delivery,
+    Envelope,
+    Letter,
+    Receipt,
+    Recipient,
+    digest,
+)
 
 NODE = b"n" * 32
 
@@ -387,3 +395,31 @@ async def test_order_numbers_of_a_new_epoch_start_again(node, alice, bob):
     await node.mailbox.deliver(letter(bob, alice, order=9), NODE)
     await node.mailbox.deliver(letter(bob, alice, order=1, epoch=b"restored"), NODE)
     assert [each.missing for each in node.inbox(alice)] == [8, 0]
+
+
+# B8: what a relay or a stick brought
+
+
+@pytest.mark.parametrize("via", ["relay", "bundle"])
+async def test_b8_what_a_carrier_brought_is_answered_by_a_receipt_that_travels(
+    node, alice, bob, via
+):
+    taken = await node.mailbox.take(letter(bob, alice), NODE, via)
+    assert taken.what == "message"
+    row = node.store.view.execute("SELECT item, what, address, mailbox FROM outbox").fetchone()
+    assert tuple(row)[1:] == ("receipt", "bob@there.local", bob.keys.mailbox)
+    sealed = node.store.payload(row["item"]).sealed
+    (key, payload) = open1(Letter.from_bytes(bob.keys.open(sealed)).signed, RECEIPT_CONTEXT)
+    assert (key, Receipt.from_bytes(payload).stage) == (alice.key, "delivered")
+
+
+async def test_b8_a_second_copy_is_known_and_answered_once(node, alice, bob):
+    envelope = letter(bob, alice)
+    assert (await node.mailbox.take(envelope, NODE, "relay")).what == "message"
+    assert (await node.mailbox.take(envelope, NODE, "bundle")).what == "known"
+    assert node.store.view.execute("SELECT count(*) FROM outbox").fetchone()[0] == 1
+
+
+async def test_b8_what_came_directly_was_answered_directly(node, alice, bob):
+    await node.mailbox.take(letter(bob, alice), NODE, "direct")
+    assert node.store.view.execute("SELECT count(*) FROM outbox").fetchone()[0] == 0
