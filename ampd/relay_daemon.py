@@ -3,18 +3,23 @@
     keys > relay store > relay door > peer sessions > metrics
 
 A relay keeps its key in `keys/relay.key` of its home, and nothing else but what its store keeps. It
-listens and never calls; several relays may share one NATS JetStream cluster.
+listens and never calls; several relays may share one NATS JetStream cluster. A home runs one relay
+at a time (`relay.lock`): another process's deposits would wake nobody here.
+
+SIGTERM and SIGINT end it: what was begun is answered first, what was answered is in the store.
+SIGHUP reads the file of members again.
 """
 
 import argparse
+import fcntl
 import logging
 import os
 import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +29,8 @@ import trio
 from ampd import config, logs
 from ampd.clock import wall_clock
 from ampd.core.relay import Allowance, RelayDoor
-from ampd.core.whereabouts import Whereabouts
+from ampd.core.relay_directory import CardBook
+from ampd.core.whereabouts import Endpoint, Whereabouts
 from ampd.crypto.keyfiles import make_folder, node_key, remove_leftovers
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.edge.metrics import Metrics
@@ -32,7 +38,7 @@ from ampd.edge.peer_budget import Limits as SessionLimits
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import NodeUri, RelayUri, key_from_text
-from ampd.model.errors import Invalid
+from ampd.model.errors import Invalid, Unavailable
 from ampd.model.message import digest
 from ampd.settings import read_endpoint
 from ampd.storage.relay_store.port import Limits, RelayStore
@@ -40,9 +46,19 @@ from ampd.storage.relay_store.sqlite import SqliteRelayStore
 from ampd.systemd import Manager
 
 DEFAULT_LISTEN: Final = "0.0.0.0:4161"
-DRAIN_WITHIN: Final = 2.0  # seconds for what was begun to be answered
-SESSIONS: Final = SessionLimits(4096, 4096, each=512)  # 50 kB each; an office has one address
+SESSIONS: Final = SessionLimits(4096, 4096, each=1024)  # an office has one address
+COUNT_EVERY: Final = 5.0  # seconds; `messages_held` of the metrics is as old as this
 INVITED_FOR: Final = 7 * 86_400_000  # milliseconds
+
+_WHAT: Final = """\
+Keep sealed mail for nodes that are away, until they collect it. Without --open
+or --members, only nodes with an invitation may use it."""
+_EXAMPLES: Final = """\
+examples:
+  ampd relay --listen relay.example:4161          serve
+  ampd relay --listen relay.example:4161 invite   let one more node in; its user
+                                                  gives the URI to `amp relay add`
+  ampd relay --count                              how many messages wait"""
 
 log = logging.getLogger("ampd.relay")
 
@@ -63,23 +79,35 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `ampd relay`."""
     made = argparse.ArgumentParser(
         prog="ampd relay",
-        description="Keep sealed mail for nodes that are away, until they collect it. Without "
-        "--open or --members, only nodes with an invitation may use it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_WHAT,
+        epilog=_EXAMPLES,
     )
     made.add_argument("action", nargs="?", choices=["invite"], help="print an invitation, and exit")
     made.add_argument("--home", metavar="DIR", help="the relay's key and store in one folder")
-    made.add_argument("--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN)
     made.add_argument(
-        "--store", metavar="STORE", default="", help="sqlite:PATH or nats://HOST:PORT,HOST:PORT"
-    )
-    made.add_argument("--members", metavar="FILE", help="node keys that may use it, one a line")
+        "--listen", metavar="HOST:PORT", default=DEFAULT_LISTEN,
+        help=f"where it listens, and what its URI says (default {DEFAULT_LISTEN})",
+    )  # fmt: skip
+    made.add_argument(
+        "--store", metavar="STORE", default="",
+        help="sqlite:PATH (default: in the data folder) or nats://HOST:PORT,HOST:PORT",
+    )  # fmt: skip
+    made.add_argument(
+        "--members", metavar="FILE",
+        help="node keys that may use it, one a line; SIGHUP reads it again",
+    )  # fmt: skip
     made.add_argument("--open", action="store_true", help="everybody may use it")
     made.add_argument("--metrics", metavar="HOST:PORT", help="Prometheus, /healthz, /readyz")
     made.add_argument("--uses", type=int, default=1, help="how many nodes an invitation lets in")
     made.add_argument("--show-uri", action="store_true", help="print amp://KEY@HOST:PORT, and exit")
     made.add_argument("--count", action="store_true", help="print how many messages are held")
-    made.add_argument("--log-level", metavar="LEVEL", default="info")
-    made.add_argument("--log-format", metavar="FORM", default="auto")
+    made.add_argument(
+        "--log-level", metavar="LEVEL", default="info", help="debug, info, warning or error"
+    )
+    made.add_argument(
+        "--log-format", metavar="FORM", default="auto", help="auto, text, journald or json"
+    )
     return made
 
 
@@ -99,8 +127,25 @@ def main(arguments: list[str]) -> None:
     elif flags.action == "invite":
         sys.stdout.write(f"{trio.run(_invite, settings, key, flags.uses)}\n")
     else:
-        remove_leftovers(keys)
-        trio.run(Relay(settings, key, Manager(os.environ)).run)
+        with only_one(settings.paths.data):
+            remove_leftovers(keys)
+            trio.run(Relay(settings, key, Manager(os.environ)).run)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """While this relay has the folder; Unavailable if another one has it."""
+    lock = os.open(folder / "relay.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(
+                f"another relay is running on {folder}", hint="give this one a --home of its own"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def _settings(flags: argparse.Namespace) -> RelaySettings:
@@ -194,6 +239,13 @@ async def _invite(settings: RelaySettings, key: SigningKey, uses: int) -> str:
     return str(RelayUri(uri_of(key, settings.listen), token))
 
 
+class Nowhere(Whereabouts):
+    """The whereabouts of whoever calls a relay: it calls nobody, wherever they say they listen."""
+
+    def sighted(self, node: bytes, endpoints: Iterable[Endpoint], found_by: str) -> None:
+        """Not remembered."""
+
+
 class Relay:
     """One running relay."""
 
@@ -211,13 +263,14 @@ class Relay:
         async with open_store(settings.store, wall_clock) as store:
             door = RelayDoor(
                 store,
+                CardBook(store, self._key if settings.store.startswith("sqlite:") else None),
                 wall_clock,
                 random.Random(),  # noqa: S311
                 Allowance(settings.everybody, read_members(settings.members)),
             )
             listen = _text(settings.listen)
             me = LocalNode(self._key, "relay", self._key.public[:8], listen, limits=SESSIONS)
-            peers = PeerTcp(me, Whereabouts(), door, wall_clock, random.Random())  # noqa: S311
+            peers = PeerTcp(me, Nowhere(), door, wall_clock, random.Random())  # noqa: S311
             metrics = self._metrics(door, peers)
             try:
                 with self._scope:
@@ -231,7 +284,10 @@ class Relay:
             nursery.start_soon(self._signals, door)
             await nursery.start(door.run, peers)
             port = await nursery.start(peers.serve)
+            self._held = await store.count()
             nursery.start_soon(self._count_now_and_then, store)
+            if self._manager.alive_every is not None:
+                nursery.start_soon(_say_alive, self._manager, self._manager.alive_every)
             self._why_not_ready = ""
             self._manager.ready("serving")
             log.info(
@@ -247,22 +303,32 @@ class Relay:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    try:
-                        nodes = read_members(self._settings.members)
-                    except Invalid as exc:
-                        log.warning("the members stay as they were", extra={"why": str(exc)})
-                    else:
-                        door.allowance = Allowance(self._settings.everybody, nodes)
+                    self._read_members_again(door)
                 else:
                     log.info("stopping", extra={"signal": signal.Signals(number).name})
                     self._why_not_ready = "stopping"
                     self._manager.stopping()
                     self._scope.cancel()
 
+    def _read_members_again(self, door: RelayDoor) -> None:
+        self._manager.reloading()
+        try:
+            nodes = read_members(self._settings.members)
+        except Invalid as exc:
+            log.warning("the members stay as they were", extra={"why": str(exc)})
+        else:
+            door.allowance = Allowance(self._settings.everybody, nodes)
+        self._manager.ready("serving")
+
     async def _count_now_and_then(self, store: RelayStore) -> None:
         while True:
-            self._held = await store.count()
-            await trio.sleep(5)
+            await trio.sleep(COUNT_EVERY)
+            try:
+                self._held = await store.count()
+            except Unavailable as exc:
+                self._why_not_ready = f"the store is away: {exc}"
+            else:
+                self._why_not_ready = ""
 
     def _metrics(self, door: RelayDoor, peers: PeerTcp) -> Metrics | None:
         if self._settings.metrics is None:
@@ -291,3 +357,9 @@ class Relay:
 def _text(endpoint: tuple[str, int]) -> str:
     host, port = endpoint
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _say_alive(manager: Manager, every: float) -> None:
+    while True:
+        manager.alive()
+        await trio.sleep(every)

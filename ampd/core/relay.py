@@ -1,14 +1,20 @@
 """For whom else we keep mail: the door of a relay, and the pushing of what it holds.
 
   E1  Who may use a relay is its members: nodes that redeemed an invitation, or are listed, or
-      everybody if it is open. Others are refused, and told how to be let in.
+      everybody if it is open. Others are refused, and told how to be let in. Who was removed is
+      out within LOOK_AGAIN, also in the middle of a session.
   E2  "relayed" is answered when the store has the envelope on its disk (or on its cluster's).
-  E3  A mailbox is handed only to a node that a card names, signed by the key whose hash the
-      mailbox is (model/card.py, C4). The relay takes nobody's word.
+  E3  A mailbox is handed only to a node that its newest card names, signed by the key whose hash
+      the mailbox is (model/card.py, C4). The relay takes nobody's word.
   E4  What is held is pushed in the order of its deposit, and removed when the collector has
       accepted or finally refused it; what was not answered is pushed again.
-  E5  A card is kept if its own key signed it and it is newer than the one held; a relay cannot
-      make one, and what it withholds shows as a gap in the order numbers.
+  E5  A card is kept if its own key signed it, it names the member that shows it, and it is newer
+      than the one held. A relay cannot make one.
+  E6  No member fills the relay for the others: it deposits NODE_BYTES at once, and as much again
+      in a day. What a deposit costs the others is one place in the next sync: a session's window
+      bounds how many a node has under way.
+  E7  A mailbox is pushed while the session that asked for it is there, and no longer; idle, it
+      waits for the store's event, holds no mail and asks for none.
 
 A relay sees mailbox ids, sizes, times, node keys, and the cards that its members show it.
 """
@@ -22,15 +28,21 @@ from typing import Final
 import trio
 
 from ampd.core.ports import Carrier
+from ampd.core.relay_directory import CardBook
 from ampd.crypto.keys import open1
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, digest
-from ampd.storage.relay_store.port import Held, RelayStore
+from ampd.storage.relay_store.port import Full, Held, RelayStore
 
 AT_ONCE: Final = 32  # envelopes under way to one collector: half a session's window
 MAX_CLAIMS: Final = 256  # mailboxes of one node
 MAX_ANSWER: Final = 200  # cards in one answer
+MAX_SAME_ADDRESS: Final = 1000  # cards of one address that are looked through for one of them
+NODE_BYTES: Final = 1 << 30  # a tenth of what a relay keeps
+OVERHEAD: Final = 512  # bytes that an envelope costs beside what is sealed
+MAX_METERED: Final = 4096  # nodes; beyond that the one that deposited longest ago is forgotten
+LOOK_AGAIN: Final = 60.0  # seconds that a member is taken for one without asking the store
 FIRST_PAUSE: Final = 1.0  # seconds, when a collector cannot take mail now
 LONGEST_PAUSE: Final = 60.0
 EXPIRE_EVERY: Final = 60.0  # seconds
@@ -54,6 +66,11 @@ class _Collector:
     """One node that collects: a task for each of its mailboxes."""
 
     pushing: dict[bytes, trio.CancelScope] = field(default_factory=dict)
+    asked: int = 0  # how often it said what it collects
+
+    def stop(self) -> None:
+        for scope in self.pushing.values():
+            scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +85,22 @@ class RelayDoor:
     """Implements ports.Door for a relay."""
 
     def __init__(
-        self, store: RelayStore, now: Callable[[], int], rng: random.Random, allowance: Allowance
+        self,
+        store: RelayStore,
+        book: CardBook,
+        now: Callable[[], int],
+        rng: random.Random,
+        allowance: Allowance,
     ) -> None:
         self._store = store
+        self._book = book
         self._now = now
         self._rng = rng
         self.allowance = allowance
         self.counters = Counters()
         self._collectors: dict[bytes, _Collector] = {}
-        self._members: set[bytes] = set()  # found in the store; members are never many
+        self._members: dict[bytes, float] = {}  # until when they are taken for members
+        self._meters: dict[bytes, tuple[float, float]] = {}  # node -> (bytes left, as of when)
         self._carrier: Carrier | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -96,8 +120,19 @@ class RelayDoor:
                 await trio.sleep(EXPIRE_EVERY)
                 try:
                     self.counters.expired += await self._store.expire(self._now())
+                    await self._put_out()
                 except Unavailable as exc:
                     log.warning("nothing can be expired now", extra={"why": str(exc)})
+
+    async def _put_out(self) -> None:
+        """Bring no more mail to those that are members no longer (E1)."""
+        now = trio.current_time()
+        self._members = {node: until for node, until in self._members.items() if until > now}
+        for node in list(self._collectors):
+            try:
+                await self._admit(node)
+            except Refused:
+                await self.left(node)
 
     # --- the door -------------------------------------------------------------------------
 
@@ -105,6 +140,7 @@ class RelayDoor:
         """Keep an envelope for its mailbox (E2)."""
         try:
             await self._admit(node)
+            self._meter(node, len(envelope.sealed) + OVERHEAD)
             if await self._store.deposit(envelope):
                 self.counters.deposited += 1
             else:
@@ -123,24 +159,27 @@ class RelayDoor:
         await self._admit(node)
         found: dict[bytes, None] = {}
         for pattern in addresses:
-            for card in await self._store.cards(pattern, MAX_ANSWER):
+            for card in await self._book.find(pattern.lower(), MAX_ANSWER):
                 found[card] = None
         return list(found)[:MAX_ANSWER]
 
     async def learn(self, cards: list[bytes], node: bytes) -> None:
-        """Keep the cards that a member shows, its own or others' (E5)."""
+        """Keep the cards of a member's own agents (E5)."""
         try:
             await self._admit(node)
+            for signed in cards[:MAX_CLAIMS]:
+                await self._keep(signed, node)
+        except (Refused, Unavailable) as exc:
+            # A stranger shows its cards like any other, and a member will show them again.
+            log.debug("cards are not kept", extra={"why": str(exc)})
+
+    async def _keep(self, signed: bytes, node: bytes) -> None:
+        try:
+            key, card = _opened(signed)
         except Refused:
-            return  # a stranger's session shows its cards like any other; they are passed over
-        for signed in cards:
-            try:
-                key, card = _opened(signed)
-            except Refused:
-                continue
-            await self._store.put_card(
-                key, str(card.address), card.number, signed, withdrawn=card.withdrawn
-            )
+            return
+        if node in card.nodes:
+            await self._book.put(key, card, signed)
 
     async def join(self, token: bytes, node: bytes) -> None:
         """Make a node a member by its invitation (E1)."""
@@ -148,18 +187,34 @@ class RelayDoor:
             raise Refused(
                 "this invitation is unknown, used or past its time", hint="ampd relay invite"
             )
-        self._members.add(node)
+        self._members[node] = trio.current_time() + LOOK_AGAIN
 
     async def collect(self, cards: list[bytes], node: bytes) -> None:
         """Push the mail of the mailboxes that these cards let this node collect (E3)."""
         await self._admit(node)
-        wanted = [self._claim(signed, node) for signed in cards[:MAX_CLAIMS]]
-        for signed, (key, card) in zip(cards, wanted, strict=False):
-            await self._store.put_card(
-                key, str(card.address), card.number, signed, withdrawn=card.withdrawn
-            )
-        mailboxes = {card.mailbox for _, card in wanted if not card.withdrawn}
+        claims = [(signed, *_claim(signed, node)) for signed in cards[:MAX_CLAIMS]]
         collector = self._collectors.setdefault(node, _Collector())
+        collector.asked += 1
+        asked = collector.asked
+        newest = [card for signed, key, card in claims if await self._is_newest(signed, key, card)]
+        if self._collectors.get(node) is not collector or collector.asked != asked:
+            raise Unavailable("the session that asked for this has ended")  # E7
+        self._push_only(node, collector, {c.mailbox for c in newest if not c.withdrawn})
+
+    async def _is_newest(self, signed: bytes, key: bytes, card: Card) -> bool:
+        """Whether no newer card of this key says otherwise; it is kept, if there is room (E3)."""
+        try:
+            if await self._book.put(key, card, signed):
+                return True
+        except Full as exc:
+            log.warning("a card is not kept", extra={"why": str(exc)})
+            return True  # there is none of this key
+        if signed in await self._book.find(str(card.address), MAX_SAME_ADDRESS):
+            return True
+        log.info("a mailbox is claimed by a card that is not the newest")
+        return False
+
+    def _push_only(self, node: bytes, collector: _Collector, mailboxes: set[bytes]) -> None:
         for gone in set(collector.pushing) - mailboxes:
             collector.pushing.pop(gone).cancel()
         for mailbox in mailboxes - set(collector.pushing):
@@ -167,55 +222,70 @@ class RelayDoor:
             if self._nursery is not None:
                 self._nursery.start_soon(self._push, node, mailbox, scope)
 
-    def _claim(self, signed: bytes, node: bytes) -> tuple[bytes, Card]:
-        key, card = _opened(signed)
-        if node not in card.nodes:
-            raise Refused("a card that does not name the node that collects", code="forbidden")
-        return key, card
-
     async def left(self, node: bytes) -> None:
         """The session with this node ended."""
         collector = self._collectors.pop(node, None)
-        for scope in collector.pushing.values() if collector else ():
-            scope.cancel()
+        if collector is not None:
+            collector.stop()
         await trio.lowlevel.checkpoint()
 
     async def _admit(self, node: bytes) -> None:
-        if self.allowance.everybody or node in self.allowance.nodes or node in self._members:
+        """Refused, unless it is a member (E1)."""
+        if self.allowance.everybody or node in self.allowance.nodes:
+            return
+        if self._members.get(node, 0.0) > trio.current_time():
             return
         if await self._store.is_member(node):
-            self._members.add(node)
+            self._members[node] = trio.current_time() + LOOK_AGAIN
             return
         raise Refused(
             "this relay does not know your node: ask its owner for an invitation",
             hint="amp relay add URI, with the URI that `ampd relay invite` printed",
         )
 
+    def _meter(self, node: bytes, size: int) -> None:
+        """E6: a bucket for each node, full at first, which fills again in a day."""
+        now = trio.current_time()
+        left, since = self._meters.pop(node, (float(NODE_BYTES), now))
+        left = min(NODE_BYTES, left + (now - since) * NODE_BYTES / 86400)
+        enough = size <= left
+        self._meters[node] = (left - size if enough else left, now)
+        if len(self._meters) > MAX_METERED:
+            del self._meters[next(iter(self._meters))]
+        if not enough:
+            wait = (size - left) * 86400 / NODE_BYTES
+            raise Full("your node has left too much mail here for a day", wait)
+
     # --- pushing --------------------------------------------------------------------------
 
     async def _push(self, node: bytes, mailbox: bytes, scope: trio.CancelScope) -> None:
         """E4, for one mailbox, as long as its collector is there."""
         pause = FIRST_PAUSE
-        held: Sequence[Held] = ()
         with scope:
             while True:
                 changed = self._store.changed(mailbox)
-                try:
-                    held = await self._store.after(mailbox, None, AT_ONCE)
-                    if not held:
-                        await changed.wait()
-                        continue
-                    taken = await self._offer(node, held)
-                    await self._store.remove(mailbox, [each.token for each in taken])
-                    self.counters.pushed += len(taken)
-                except Unavailable as exc:
-                    log.warning("a mailbox cannot be pushed now", extra={"why": str(exc)})
-                    taken = []
-                if len(taken) == len(held):
+                if await self._push_some(node, mailbox, changed):
                     pause = FIRST_PAUSE
                 else:
                     await trio.sleep(pause / 2 + self._rng.uniform(0, pause))
                     pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _push_some(self, node: bytes, mailbox: bytes, changed: trio.Event) -> bool:
+        """Push what lies first, or wait for some to come; False if it is to be tried later."""
+        try:
+            held = await self._store.after(mailbox, None, AT_ONCE)
+            taken = await self._offer(node, held)
+            if taken:
+                await self._store.remove(mailbox, [each.token for each in taken])
+                self.counters.pushed += len(taken)
+        except Unavailable as exc:
+            log.warning("a mailbox cannot be pushed now", extra={"why": str(exc)})
+            return False
+        all_taken = len(taken) == len(held)
+        if not held:
+            del held, taken  # whoever waits holds no mail (E7)
+            await changed.wait()
+        return all_taken
 
     async def _offer(self, node: bytes, held: Sequence[Held]) -> list[Held]:
         """Those that the collector has taken, or refused for good."""
@@ -253,4 +323,12 @@ def _opened(signed: bytes) -> tuple[bytes, Card]:
     card = Card.from_bytes(payload)
     if card.mailbox != mailbox_of(key):
         raise Refused("a card that claims a mailbox which is not its key's", code="forged")
+    return key, card
+
+
+def _claim(signed: bytes, node: bytes) -> tuple[bytes, Card]:
+    """The key and the card by which `node` wants to collect; Refused if it does not name it."""
+    key, card = _opened(signed)
+    if node not in card.nodes:
+        raise Refused("a card that does not name the node that collects", code="forbidden")
     return key, card
