@@ -105,7 +105,7 @@ class Lists:
         if wanted.box not in BOXES:
             raise Invalid(f"no box {wanted.box!r}", hint="use one of " + ", ".join(BOXES))
         if not 0 < wanted.limit <= MAX_LIST:
-            raise Invalid(f"a list has 1 to {MAX_LIST} messages", hint="--limit")
+            raise Invalid(f"a list has 1 to {MAX_LIST} messages", hint=f"--limit {MAX_LIST}")
         row = self._row(agent)
         if wanted.box in ("sent", "outbox"):
             found = self._sent(row["id"], wanted)

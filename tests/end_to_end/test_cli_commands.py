@@ -3,6 +3,7 @@
 The daemon is the one that the first command starts; it listens to nobody and announces nothing.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,16 @@ class Node:
 
     def log(self):
         return reversed((self.folder / "ampd.log").read_text().splitlines())
+
+
+@contextmanager
+def ended(process):
+    """A process that is gone at the end, also when a test fails before it could end it."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def home():
@@ -212,7 +223,7 @@ def test_wait_returns_when_a_message_comes_and_6_when_none_does(house, alice, bo
 
 
 def test_watch_shows_messages_across_a_restart_each_once(house, alice, bob):
-    with house.start("watch", "--json", AMP_AGENT="bob") as watching:
+    with ended(house.start("watch", "--json", AMP_AGENT="bob")) as watching:
         assert watching.stderr.readline() == "amp: watching\n"
         alice("send", "bob", "One", "T")
         assert json.loads(watching.stdout.readline())["subject"] == "One"
@@ -279,7 +290,10 @@ def test_l4_only_who_asked_is_notified(house):
 
 def test_a_sandbox_with_one_agents_socket_is_that_agent_and_no_other(house, alice, bob):
     sandbox = {"AMP_SOCKET": str(house.folder / "run" / "agents" / "alice.sock")}
-    assert "alice@desk.local" in house.amp("whoami", **sandbox).out
+    shown = house.amp("whoami", **sandbox).out
+    assert "alice@desk.local" in shown and "unread: 0\n" in shown
+    assert "\ndata: " not in shown and "\nconfig: " not in shown
+    assert house.amp("doctor", **sandbox).code == 0
     assert house.amp("send", "bob", "From the box", "T", **sandbox).code == 0
     assert "From the box" in bob("inbox").out
     assert house.amp("inbox", "--agent", "bob", **sandbox).code == 5
@@ -338,6 +352,57 @@ def test_a_setting_that_is_wrong_is_named_by_the_command_that_needed_the_daemon(
     said = fresh.amp("init", "alice")
     assert said.code == 4
     assert "config.toml:2: there is no key domian in [node]" in said.err
+
+
+def test_doctor_says_why_no_daemon_can_start(fresh):
+    (fresh.folder / "config.toml").write_text('[node]\ndomian = "x"\n')
+    said = fresh.amp("doctor")
+    assert said.code == 1
+    assert "cannot start: " in said.out
+    assert "config.toml:2: there is no key domian in [node]" in said.out
+
+
+def test_doctor_does_not_wait_for_a_daemon_that_hangs(fresh):
+    fresh.amp("init", "alice")
+    os.kill(fresh.pid(), signal.SIGSTOP)
+    said = fresh.amp("doctor")
+    assert said.code == 1
+    assert "the daemon does not answer" in said.out
+    assert f"daemon: kill -9 {fresh.pid()}, then amp daemon start" in said.out
+    os.kill(fresh.pid(), signal.SIGKILL)
+
+
+def test_mail_goes_from_node_to_node_in_a_bundle(fresh, tmp_path):
+    with home() as folder:
+        far = Node(folder)
+        far.environ["AMPD_NODE_DOMAIN"] = "far.local"
+        try:
+            assert far.amp("init", "bob").code == 0
+            fresh.amp("init", "alice")
+            assert fresh.amp("contact", "add", far.amp("card").out.strip()).code == 0
+            assert "queued" in fresh.amp("send", "bob@far.local", "On a stick", "T").out
+            assert "  queued  bob@far.local  On a stick" in fresh.amp("outbox").out
+            stick = str(tmp_path / "mail.ampd")
+            assert "1 envelopes" in fresh.amp("bundle", "write", stick).out
+            assert "1 messages" in far.amp("bundle", "read", stick).out
+            assert "On a stick" in far.amp("inbox").out
+            assert "1 known" in far.amp("bundle", "read", stick).out
+        finally:
+            far.amp("daemon", "stop")
+
+
+def test_when_stop_returns_the_home_is_free(fresh):
+    fresh.amp("init", "alice")
+    assert fresh.amp("daemon", "stop").out == "stopped\n"
+    with (fresh.folder / "ampd.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_relays_are_added_listed_and_removed(fresh):
+    uri = "amp://26hhfoeio3rzenagvghde5epoyk7ol6oeyz7hclsqe232jkw5lxq@127.0.0.1:9"
+    assert uri in fresh.amp("relay", "add", uri).out
+    assert fresh.json("relay", "list")["relays"][0]["uri"] == uri
+    assert fresh.amp("relay", "remove", uri).out == "no relays\n"
 
 
 def test_mail_survives_the_daemon_being_killed(fresh):

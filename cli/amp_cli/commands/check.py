@@ -15,7 +15,9 @@ def check(arguments: Arguments, client: Client, out: Output) -> int:
     if out.json:
         out.document(found.value)
         return 0 if found.flag("ok") else FAILED
-    if found.flag("ok"):
+    if found.text("note"):
+        out.note(found.text("note"))
+    if found.flag("ok") and not found.each("damage"):
         out.said(f"{found.number('records')} records, all whole")
         return 0
     word = "set aside" if found.flag("repaired") else "damage"
@@ -24,14 +26,14 @@ def check(arguments: Arguments, client: Client, out: Output) -> int:
         out.line(f"  {damage(each)}")
     if not arguments.flag("--repair"):
         out.note("amp check --repair sets the damaged bytes aside; what is whole stays readable")
-    return FAILED
+    return 0 if found.flag("ok") else FAILED
 
 
 def damage(found: Document) -> str:
     """One damaged place in words."""
-    place = (
-        f"{found.text('segment')} at byte {found.number('offset')}: {found.number('bytes')} bytes"
-    )
+    place = found.text("segment")
+    if found.number("bytes"):
+        place += f" at byte {found.number('offset')}: {found.number('bytes')} bytes"
     ids = ", ".join(found.texts("ids"))
     reason = found.text("reason")
     return f"{place}{', ' * bool(reason)}{reason}{', messages ' * bool(ids)}{ids}"

@@ -1,7 +1,8 @@
 """`amp daemon`: the background daemon of this user. `install` is in daemon_install.py.
 
-`start` starts one even with AMP_AUTOSTART=0, `stop` returns when nothing answers any more, and
-`status` starts nothing: exit 4 says that no daemon runs.
+`start` starts one even with AMP_AUTOSTART=0, `stop` returns when nothing answers any more and the
+process has ended: its files are nobody's then. `status` starts nothing: exit 4 says that no daemon
+runs.
 """
 
 import os
@@ -14,6 +15,7 @@ from amp_cli.commands.status import show_node
 from amp_cli.errors import Failure, NoDaemon, Usage
 from amp_cli.output import Output
 from amp_cli.user_manager import UNITS, is_active, serves, tell
+from ampd.protocol.local import data_folder, main_socket
 
 _GONE_WITHIN = 10.0  # seconds; a daemon ends within 3 of SIGTERM
 _LOOK_AGAIN_AFTER = 0.03  # seconds
@@ -104,6 +106,7 @@ def _stop(client: Client) -> bool:
         return was_running
     if not _answers(client):
         return False
+    process = _process(client)
     connection = client.open()
     try:
         connection.call("system.stop", {})
@@ -116,7 +119,31 @@ def _stop(client: Client) -> bool:
         if time.monotonic() > deadline:
             raise Failure(f"it still runs after {_GONE_WITHIN:g} s", hint="amp daemon log")
         time.sleep(_LOOK_AGAIN_AFTER)
+    if process is not None:
+        _await_end(process)
     return True
+
+
+def _process(client: Client) -> int | None:
+    """A descriptor of the daemon's process (pidfd_open(2)), where its home and the system tell."""
+    if client.path != main_socket():
+        return None
+    try:
+        with open(os.path.join(data_folder(), "ampd.lock"), encoding="ascii") as lock:
+            return os.pidfd_open(int(lock.read()))
+    except (OSError, ValueError, AttributeError):  # no lock; an empty one; not Linux
+        return None
+
+
+def _await_end(process: int) -> None:
+    from select import POLLIN, poll
+
+    ends = poll()
+    ends.register(process, POLLIN)
+    ended = ends.poll(_GONE_WITHIN * 1000)
+    os.close(process)
+    if not ended:
+        raise Failure(f"it still runs after {_GONE_WITHIN:g} s", hint="amp daemon log")
 
 
 def _status(client: Client, out: Output) -> int:
