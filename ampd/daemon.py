@@ -121,9 +121,7 @@ class Daemon:
         way_out = (peers, whereabouts, wall_clock, random.Random())  # noqa: S311
         transfer = Transfer(store, agents, contacts, letters, *way_out)
         handover = Handover(store, contacts, letters, *way_out)
-        relays = Relays(
-            store, agents, peers, whereabouts, wall_clock, config.relay.servers, relay_keys
-        )
+        relays = Relays(store, agents, peers, whereabouts, config.relay.servers, relay_keys)
         await agents.use_relays(relays.uris)
         bundles = Bundles(store, agents, contacts, mailbox)
         network = NetworkWatch()

@@ -5,6 +5,8 @@ L1  An item is one CBOR map, {v: 1, kind: "envelope", envelope} or {v: 1, kind: 
 L2  Writing changes nothing here: what was written is still queued, and goes by any other way too.
 L3  Reading is idempotent; what is for an agent here is kept as any mail is, and its signed receipt
     is queued: it comes back with the next session, relay or bundle.
+L4  One item that is refused, or is for somebody else, is counted and keeps no other from being
+    taken; only a disk that fails ends the reading.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from ampd.core.agents import Agents
 from ampd.core.contacts import Contacts
 from ampd.core.mailbox import Mailbox
 from ampd.model.encoding import decode, encode
-from ampd.model.errors import Invalid, Refused
+from ampd.model.errors import Invalid, Refused, StorageError, Unavailable
 from ampd.model.fields import Fields
 from ampd.model.message import MAX_ENVELOPE, Envelope
 from ampd.storage.records import Queued
@@ -105,7 +107,9 @@ class Bundles:
             return
         try:
             what = (await self._mailbox.take(envelope, b"", "bundle")).what
-        except Refused:
+        except StorageError:
+            raise
+        except (Refused, Unavailable):  # it is still in its sender's outbox
             taken.refused += 1
             return
         if what == "receipt":

@@ -8,6 +8,11 @@ Y3  The relays of the recipient's card are tried in their order; the next one wh
     full, or does not let us in.
 Y4  Letters for one recipient are left in the order in which they were queued.
 Y5  A relay's refusal ends nothing: only the recipient's node, or the expiry, does.
+Y6  A relay that takes nothing is tried again when something changes (a session, a network, a new
+    letter), and otherwise after 1 s doubling to 15 min, with full jitter.
+Y7  What was left with a relay and not answered by a receipt is left there again once a day: a
+    relay that has it, or had it, says so and keeps it once; one that was restored from an old copy
+    has it then.
 """
 
 import logging
@@ -22,15 +27,17 @@ from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
 from ampd.core.ports import Carrier
 from ampd.core.whereabouts import Whereabouts
 from ampd.model.address import NodeUri
-from ampd.model.errors import AmpdError
-from ampd.model.message import Delivery
-from ampd.storage.records import Dropped, Progress
+from ampd.model.errors import AmpdError, StorageError
+from ampd.model.message import Delivery, Envelope
+from ampd.storage.records import Dropped, Progress, Queued
 from ampd.storage.store import Store, Transaction
 
 HEAD_START: Final = 3000  # milliseconds (wire: "Delivery")
 FIRST_PAUSE: Final = 1.0  # seconds
 LONGEST_PAUSE: Final = 900.0  # 15 min to a relay
 AT_ONCE: Final = 64  # letters under way: a session's window
+AGAIN_FIRST: Final = 60.0  # seconds after the start; by then there are sessions
+AGAIN_EVERY: Final = 86400.0  # seconds
 
 log = logging.getLogger("ampd.handover")
 
@@ -55,7 +62,8 @@ class Handover:
         self._whereabouts = whereabouts
         self._now = now
         self._rng = rng
-        self._busy: set[bytes] = set()
+        self._pauses: dict[bytes, trio.CancelScope | None] = {}  # of the recipients that are served
+        self._newest = 0  # the last letter that was looked at
         self.attempts: dict[bytes, Attempts] = {}  # by the recipient's key
 
     def attempts_for(self, address: str) -> Attempts | None:
@@ -68,30 +76,35 @@ class Handover:
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._leave_again)
             while True:
                 changed = self._store.changed("outbox")
-                due, soonest = self._due()
-                for key in due - self._busy:
-                    self._busy.add(key)
-                    nursery.start_soon(self._serve, key)
+                try:
+                    soonest = self._look(nursery)
+                except StorageError as exc:
+                    log.warning("the outbox cannot be read now", extra={"why": str(exc)})
+                    soonest = FIRST_PAUSE
                 with trio.move_on_after(soonest):
                     await changed.wait()
 
-    def _due(self) -> tuple[set[bytes], float]:
-        """Whose letters waited long enough; in how many seconds the next ones will have."""
-        now = self._now()
-        due: set[bytes] = set()
+    def _look(self, nursery: trio.Nursery) -> float:
+        """Serve those whose letters waited long enough; in how many seconds the next ones will."""
+        now, before = self._now(), self._newest
         soonest = float("inf")
-        for key, first in self._store.view.execute(
-            "SELECT key, min(at) FROM outbox WHERE status='queued' GROUP BY key"
+        for key, first, newest in self._store.view.execute(
+            "SELECT key, min(at), max(item) FROM outbox WHERE status='queued' GROUP BY key"
         ):
+            self._newest = max(self._newest, newest)
             relays, head_start = self._relays(key)
             left = first + head_start - now
             if relays and left > 0:
                 soonest = min(soonest, left / 1000)
-            elif relays:
-                due.add(key)
-        return due, soonest
+            elif relays and key not in self._pauses:
+                self._pauses[key] = None
+                nursery.start_soon(self._serve, key)
+            elif newest > before and (pause := self._pauses.get(key)) is not None:
+                pause.cancel()  # a new letter: try again at once (Y6)
+        return soonest
 
     def _relays(self, key: bytes) -> tuple[Sequence[NodeUri], int]:
         """Where a recipient's mail may be left, the best first, and the head start (Y1)."""
@@ -106,18 +119,20 @@ class Handover:
     async def _serve(self, key: bytes) -> None:
         """Leave one recipient's letters, until none waits."""
         tried = self.attempts.setdefault(key, Attempts())
-        try:
-            while items := self._items(key):
-                generation = self._whereabouts.generation
-                if await self._leave(key, items, tried):
-                    tried.in_a_row, tried.next_at = 0, 0
-                else:
-                    await self._pause(tried, generation)
-        except AmpdError as exc:
-            log.warning("letters cannot be left with a relay now", extra={"why": str(exc)})
-        finally:
-            self._busy.discard(key)
-            self.attempts.pop(key, None)
+        while True:
+            generation = self._whereabouts.generation
+            try:
+                items = self._items(key)
+                if not items:
+                    break
+                done = await self._leave(key, items, tried)
+            except StorageError as exc:
+                tried.last_error, done = str(exc), False
+            if done:
+                tried.in_a_row, tried.next_at = 0, 0
+            else:
+                await self._pause(key, tried, generation)
+        del self._pauses[key], self.attempts[key]
 
     def _items(self, key: bytes) -> list[Waiting]:
         before = self._now() - self._relays(key)[1]
@@ -129,15 +144,17 @@ class Handover:
         ).fetchall()
         return [Waiting(*row) for row in rows]
 
-    async def _pause(self, tried: Attempts, generation: int) -> None:
+    async def _pause(self, key: bytes, tried: Attempts, generation: int) -> None:
+        """Y6."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.in_a_row, 20))
         pause = FIRST_PAUSE / 2 + self._rng.uniform(0, longest)
         tried.count += 1
         tried.in_a_row += 1
         tried.next_at = self._now() + round(pause * 1000)
-        with trio.move_on_after(pause):
+        with trio.move_on_after(pause) as self._pauses[key]:
             await self._whereabouts.changed(generation)
             tried.in_a_row = 0
+        self._pauses[key] = None
 
     async def _leave(self, key: bytes, items: list[Waiting], tried: Attempts) -> bool:
         """Whether one relay has taken all of them (Y3)."""
@@ -188,3 +205,52 @@ class Handover:
                 )
 
         await self._store.write(work, urgent=True)
+
+    # --- once a day (Y7) ------------------------------------------------------------------
+
+    async def _leave_again(self) -> None:
+        await trio.sleep(AGAIN_FIRST)
+        while True:
+            try:
+                for (key,) in self._store.view.execute(
+                    "SELECT DISTINCT key FROM outbox WHERE status='relayed'"
+                ).fetchall():
+                    await self._leave_all_again(key)
+            except StorageError as exc:
+                log.warning("the outbox cannot be read now", extra={"why": str(exc)})
+            await trio.sleep(AGAIN_EVERY)
+
+    async def _leave_all_again(self, key: bytes) -> None:
+        relays = [relay.key for relay in self._relays(key)[0]]
+        last = 0
+        while items := self._relayed(key, last):
+            last = items[-1].item
+            for relay in relays:
+                if await self._offer_again(relay, items):
+                    break
+            else:
+                return  # none is there: tomorrow
+
+    def _relayed(self, key: bytes, after: int) -> list[Waiting]:
+        rows = self._store.view.execute(
+            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
+            " WHERE o.key=? AND o.status='relayed' AND o.item>? AND o.expires>?"
+            " ORDER BY o.item LIMIT ?",
+            (key, after, self._now(), AT_ONCE),
+        ).fetchall()
+        return [Waiting(*row) for row in rows]
+
+    async def _offer_again(self, relay: bytes, items: list[Waiting]) -> bool:
+        """The bytes as they were sealed first: newly sealed ones would be kept a second time."""
+        for item in items:
+            record = self._store.payload(item.item)
+            if isinstance(record, Queued):
+                envelope = Envelope(item.mailbox, item.expires, record.sealed)
+                try:
+                    await self._carrier.deliver(relay, envelope)
+                except StorageError:
+                    raise
+                except AmpdError as exc:
+                    log.info("letters are not left again", extra={"why": str(exc)})
+                    return False
+        return True

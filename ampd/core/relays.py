@@ -21,9 +21,10 @@ from ampd.core.whereabouts import Whereabouts
 from ampd.model.address import NodeUri, RelayUri
 from ampd.model.errors import AmpdError, Invalid, Refused, Unavailable
 from ampd.storage.records import RelayUsed
-from ampd.storage.store import Store
+from ampd.storage.store import Store, Transaction
 
 ASK_WITHIN: Final = 5.0  # seconds for a relay to answer who somebody is
+GREET_WITHIN: Final = 10.0  # seconds for a relay to say that it brings our mail
 MAX_RELAYS: Final = 8  # that one node uses; a card names them all
 _TRY_AGAIN: Final = 30.0  # seconds after a relay refused to let us collect
 
@@ -43,6 +44,10 @@ class RelaySessions(Protocol):
 
     async def collect(self, node: bytes, cards: Sequence[bytes]) -> None:
         """Ask for the mail of the agents of these cards. Raises Refused or Unavailable."""
+        ...
+
+    async def show_cards(self) -> None:
+        """Show our cards, which changed, on every session."""
         ...
 
     async def want_cards(self, node: bytes, addresses: Sequence[str]) -> None:
@@ -70,7 +75,6 @@ class Relays:
         agents: Agents,
         sessions: RelaySessions,
         whereabouts: Whereabouts,
-        now: Callable[[], int],
         settings: Sequence[RelayUri],
         keys: set[bytes],
     ) -> None:
@@ -79,7 +83,6 @@ class Relays:
         self._agents = agents
         self._sessions = sessions
         self._whereabouts = whereabouts
-        self._now = now
         self._keys = keys
         self._relays: dict[bytes, RelayState] = {}
         self._renewed = trio.Event()
@@ -107,10 +110,19 @@ class Relays:
                 f"{MAX_RELAYS} relays are in use already", code="quota_exceeded",
                 hint="amp relay remove URI",
             )  # fmt: skip
+        before = self._relays.get(uri.node.key)
         record = RelayUsed(str(uri.node), uri.token, removed=False)
-        await self._store.write(lambda tx: tx.append(record))
-        self._relays[uri.node.key] = RelayState(uri.node, uri.token, "added")
+
+        def work(tx: Transaction) -> None:
+            if before is not None and before.uri != uri.node and before.source == "added":
+                tx.append(RelayUsed(str(before.uri), b"", removed=True))  # it has moved
+            tx.append(record)
+
+        await self._store.write(work)
+        source = before.source if before else "added"
+        self._relays[uri.node.key] = RelayState(uri.node, uri.token, source)
         self._keys.add(uri.node.key)
+        self._whereabouts.lost(uri.node.key, "relay")
         await self._cards_say_so()
 
     async def remove(self, text: str) -> None:
@@ -131,7 +143,8 @@ class Relays:
         await self._cards_say_so()
 
     async def _cards_say_so(self) -> None:
-        await self._agents.use_relays(self.uris)
+        if await self._agents.use_relays(self.uris):
+            await self._sessions.show_cards()
         self.cards_changed()
         self._whereabouts.wake()
 
@@ -172,17 +185,23 @@ class Relays:
         session = self._sessions.session_id(node)
         if not session or state.collecting == session:
             return
+        renewed = self._renewed
         try:
-            if state.token:
-                await self._join(state)
-            await self._sessions.collect(node, self._agents.cards())
+            with trio.fail_after(GREET_WITHIN):
+                if state.token:
+                    await self._join(state)
+                await self._sessions.collect(node, self._agents.cards())
+        except trio.TooSlowError:
+            state.last_error = f"it does not answer within {GREET_WITHIN:g} s"
         except AmpdError as exc:
             state.last_error = str(exc)
             log.warning(
                 "a relay does not serve us", extra={"relay": str(state.uri), "why": str(exc)}
             )
         else:
-            state.collecting, state.last_error = session, ""
+            state.last_error = ""
+            if renewed is self._renewed:  # else the cards changed meanwhile: once more
+                state.collecting = session
 
     async def _join(self, state: RelayState) -> None:
         await self._sessions.join(state.uri.key, state.token)
