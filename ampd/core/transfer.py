@@ -11,6 +11,7 @@ D5  A letter that was sealed before the newest card of its recipient came is sea
 D6  "delivered" is written only with a receipt that the recipient's key signed, for the bytes
     that were sent; another one is not believed, and the letter stays.
 D7  What goes wrong with one letter, one node or this disk ends nothing else.
+D8  What waits for a key that the user has replaced by another fails, and its sender is told.
 """
 
 import logging
@@ -271,6 +272,9 @@ class Transfer:
                 for item in self._expired():
                     reason = "no node of the recipient took it in time"
                     await self._give_up(item, "expired", reason)
+                for item in self._to_replaced_keys():
+                    reason = "another key was accepted for this address: send it again"
+                    await self._give_up(item, "failed", reason)
                 within = self._until_next_expiry()
             except StorageError as exc:
                 log.warning("an expiry cannot be written now", extra={"why": str(exc)})
@@ -282,6 +286,16 @@ class Transfer:
         row = self._store.view.execute("SELECT min(expires) FROM outbox").fetchone()
         left = SWEEP_EVERY if row[0] is None else (row[0] - self._now()) / 1000
         return max(0.0, min(SWEEP_EVERY, left))
+
+    def _to_replaced_keys(self) -> list[Waiting]:
+        """D8."""
+        known = "SELECT 1 FROM contacts c WHERE c.address=o.address AND c.state IN"
+        rows = self._store.view.execute(
+            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by WHERE o.what='message'"  # noqa: S608
+            f" AND EXISTS({known} ('pinned','verified') AND c.key<>o.key)"
+            f" AND NOT EXISTS({known} ('seen','pinned','verified') AND c.key=o.key) LIMIT 1000"
+        ).fetchall()
+        return [Waiting(*row) for row in rows]
 
     def _expired(self) -> list[Waiting]:
         rows = self._store.view.execute(

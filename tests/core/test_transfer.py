@@ -521,3 +521,18 @@ async def test_d7_who_withdrew_is_offered_nothing_more(
     offered = len(lan.log)
     await trio.sleep(3600)
     assert len(lan.log) <= offered + 1
+
+
+async def test_d8_what_waits_for_a_replaced_key_fails_and_its_sender_is_told(
+    autojump_clock, running, alice, tmp_path, clock
+):
+    sent = await running.send(alice, BOB, subject="to the old key")
+    async with fakes.node(tmp_path / "new", "there", clock=clock) as elsewhere:
+        newcomer = await elsewhere.agent("bob")
+        await running.contacts.learn([newcomer.signed_card], b"n" * 32, "lan")
+    assert running.status(alice, sent.id) == "queued", "a claim alone changes nothing"
+    await running.contacts.accept(BOB)
+    await until(running, lambda: notices(running, alice), ("box", alice.key))
+    assert running.status(alice, sent.id) == "failed"
+    (facts,) = notices(running, alice)
+    assert "another key" in facts["reason"]
