@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ampd.crypto.keys import SigningKey, random_bytes
@@ -37,8 +38,9 @@ def take_home(folder: Path) -> int:
             f"{folder} is in use by another ampd" + (f", process {holder}" if holder else ""),
             hint="amp daemon status",
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # on a full disk the lock holds without a name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
@@ -56,6 +58,12 @@ def place_of(folder: Path) -> bytes:
 async def keep_epoch(store: Store, folder: Path) -> bytes:
     """This store's epoch; a restored or copied store draws a new one (wire: "Envelope")."""
     place = place_of(folder)
+    known = store.view.execute(
+        "SELECT (SELECT value FROM meta WHERE name='place'),"
+        " (SELECT value FROM meta WHERE name='epoch')"
+    ).fetchone()
+    if known[0] == place:  # nothing to write: a full disk keeps nobody from starting
+        return bytes(known[1])
 
     def work(tx: Transaction) -> bytes:
         if tx.index.meta("place") != place:
@@ -63,4 +71,4 @@ async def keep_epoch(store: Store, folder: Path) -> bytes:
         epoch: bytes = tx.index.meta("epoch")
         return epoch
 
-    return await store.write(work)
+    return await store.write(work, urgent=True)

@@ -5,8 +5,10 @@ A1  A name is one agent: its key, mailbox and mail stay with it. Whoever takes a
 A2  A card is signed anew, with the next number, whenever what it says changes, and weekly, when
     the inbox key is renewed. Secrets of inbox keys are destroyed five weeks after their end.
 A3  Removing an agent withdraws its card; its mail stays until it is purged.
+A4  An agent whose record was lost is back with its key file, its name and its mail.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from ampd.crypto.keyfiles import AgentKeys, InboxKey
 from ampd.crypto.keys import OpeningKey, SigningKey, open1
 from ampd.model.address import Address, check_name
 from ampd.model.card import CARD_CONTEXT, Card
-from ampd.model.errors import Invalid, Refused
+from ampd.model.errors import AmpdError, Invalid, Refused, StorageError
 from ampd.storage.records import Agent as AgentRecord
 from ampd.storage.store import Store
 
@@ -27,6 +29,8 @@ WEEK: Final = 7 * 86_400_000  # milliseconds
 INBOX_KEY_FOR: Final = WEEK
 KEEP_OLD_KEYS_FOR: Final = 5 * WEEK  # longer than the longest expiry, 30 days
 RESERVED: Final = frozenset({"ampd"})  # the node itself writes under this name
+
+log = logging.getLogger("ampd.agents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Agents:
         self._changing = trio.Lock()  # one change at a time: none undoes another
 
     async def load(self) -> None:
-        """Take in the agents that the store knows; renew what is due."""
+        """Take in the agents that the store knows, and those of whom only the key is left (A4)."""
         rows = self._store.view.execute(
             "SELECT name, created, card, removed FROM agents ORDER BY id"
         ).fetchall()
@@ -94,7 +98,19 @@ class Agents:
             keys = keyfiles.load_agent_keys(self._path(name))
             card = Card.from_bytes(open1(signed, CARD_CONTEXT)[1])
             self._take(Agent(name, card.address, created, keys, card, signed))
+        names = {row["name"] for row in rows}
+        for path in sorted(self._folder.glob("*.key")):
+            if path.stem not in names:
+                await self._bring_back(path.stem)
         await self.renew()
+
+    async def _bring_back(self, name: str) -> None:
+        try:
+            await self._make(check_name(name), Profile())
+        except AmpdError as exc:  # a full disk, or no key file of ours: the others go on
+            log.warning("a key has no agent", extra={"agent": name, "why": str(exc)})
+        else:
+            log.warning("an agent without a record is back", extra={"agent": name})
 
     async def _finish_purge(self, name: str, created: int, signed: bytes) -> None:
         """A crash may have come between the end of an agent's keys and that of its mail (A1)."""
@@ -170,14 +186,17 @@ class Agents:
         """A new agent, or one that was removed and is back with its keys (A1)."""
         now = self._now()
         path = self._path(name)
-        if not path.exists():
+        first = 1
+        if path.exists():
+            first = now  # higher than any card of this key that others may have
+        else:
             fresh = keyfiles.new_agent_keys(now + INBOX_KEY_FOR)
             keyfiles.save_agent_keys(path, fresh, replace=False)
         keys = keyfiles.load_agent_keys(path)
         row = self._store.view.execute(
             "SELECT created, card FROM agents WHERE key=?", (keys.signing.public,)
         ).fetchone()
-        number = Card.from_bytes(open1(row[1], CARD_CONTEXT)[1]).number + 1 if row else 1
+        number = Card.from_bytes(open1(row[1], CARD_CONTEXT)[1]).number + 1 if row else first
         created = row[0] if row else now
         agent = self._signed(
             Agent(name, Address(name, self.domain), created, keys, *_NO_CARD), number, profile
@@ -257,10 +276,14 @@ class Agents:
         return await self.renew()
 
     async def renew(self) -> bool:
-        """Sign anew the cards that are due (A2); whether any changed."""
+        """Sign anew the cards that are due (A2); whether any changed. A full disk puts it off."""
         now = self._now()
         async with self._changing:
-            return await self._renew_all(now)
+            try:
+                return await self._renew_all(now)
+            except (StorageError, OSError) as exc:
+                log.warning("cards are renewed later", extra={"why": str(exc)})
+                return False
 
     async def _renew_all(self, now: int) -> bool:
         changed = False

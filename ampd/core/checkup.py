@@ -6,8 +6,9 @@ H2  The signature of every kept message is verified again.
 H3  An index made anew from the journal must say the same as the one in use (P10).
 H4  Repair makes the index anew, and writes off what the journal lost: a record of the damage and
     its messages goes into the journal, and their rows leave the lists; the numbers that they had
-    stay taken. The damage is reported by that run, and by no later one; its bytes stay where
-    they are, for whoever wants to mend them by hand.
+    stay taken. An agent whose record was lost is written down again by its signed card. The damage
+    is reported by that run, and by no later one; its bytes stay where they are, for whoever wants
+    to mend them by hand.
 H5  A check takes little memory, however large the mailbox is, and holds nobody up.
 """
 
@@ -21,16 +22,19 @@ from typing import Any, Final
 import trio
 
 from ampd.crypto.keys import open1
+from ampd.model.card import CARD_CONTEXT
 from ampd.model.errors import AmpdError
 from ampd.model.message import MESSAGE_CONTEXT, Message, id_text
 from ampd.storage import index as indexes
 from ampd.storage.cleaning import counters
 from ampd.storage.index import Index
 from ampd.storage.journal import Damage, Position
-from ampd.storage.records import Kept, Lost, Record
+from ampd.storage.records import Agent, Kept, Lost, Record
 from ampd.storage.store import Store
 from ampd.storage.transaction import Transaction
 
+IN_MEMORY: Final = 32 << 20  # bytes of index that are compared in memory when the disk is full
+_INDEX_BYTES: Final = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
 MAX_IDS: Final = 1000  # of one damage: a lost segment holds thousands
 
 # What must be the same, whatever the rows' own ids are: those follow the order of first mention,
@@ -69,13 +73,17 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What was found; `ok` says how things are now, so after a repair."""
+    """What was found; `ok` says how things are now, so after a repair.
+
+    `compared` is False when a full disk had no room to compare the index with the journal.
+    """
 
     ok: bool
     records: int
     messages: int
     damage: tuple[Fault, ...]
     repaired: bool
+    compared: bool = True
 
 
 @dataclass(slots=True)
@@ -86,6 +94,7 @@ class _Found:
     messages: int = 0
     faults: list[Fault] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
+    compared: bool = True
 
 
 class Checkup:
@@ -129,17 +138,35 @@ class Checkup:
         except sqlite3.DatabaseError as exc:
             found.faults.append(Fault(0, 0, 0, (), f"the index cannot be read: {exc}"))
             return found
-        scratch = self._folder / "check.sqlite"
-        indexes.remove(scratch)
-        fresh = Index(scratch, building=True)
-        try:
-            self._against(db, fresh, found)
-        except sqlite3.DatabaseError as exc:
-            found.faults.append(Fault(0, 0, 0, (), f"the index cannot be read: {exc}"))
-        finally:
-            fresh.db.close()
-            indexes.remove(scratch)
+        for path in (self._folder / "check.sqlite", None):
+            if path is None and db.execute(_INDEX_BYTES).fetchone()[0] > IN_MEMORY:
+                found.compared = False
+                break
+            trial = _Found(found.records, 0, list(found.faults), found.lost)
+            try:
+                self._compare(db, path, trial)
+            except sqlite3.DatabaseError as exc:
+                if indexes.is_full(exc):
+                    continue
+                trial.faults.append(Fault(0, 0, 0, (), f"the index cannot be read: {exc}"))
+            return trial
         return found
+
+    def _compare(self, db: sqlite3.Connection, path: Path | None, found: _Found) -> None:
+        """With an index made anew at `path`, or in memory."""
+        if path is not None:
+            indexes.remove(path)
+        try:
+            fresh = Index(path, building=True)
+            try:
+                self._against(db, fresh, found)
+            finally:
+                fresh.db.close()
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if path is not None:
+                indexes.remove(path)
 
     def _damage(self, db: sqlite3.Connection, damage: list[Damage], found: _Found) -> None:
         """H1, less what was written off (H4)."""
@@ -150,9 +177,8 @@ class Checkup:
             ).fetchone():
                 continue
             ids = _ids(db, each)
-            found.faults.append(
-                Fault(each.segment, each.offset, each.size, ids or _numbers(each), each.reason)
-            )
+            reason = "; ".join(filter(None, (each.reason, _what(db, each, ids))))
+            found.faults.append(Fault(each.segment, each.offset, each.size, ids, reason))
             found.lost.append(Lost(*place, each.reason, ids, self._now()))
 
     def _against(self, db: sqlite3.Connection, fresh: Index, found: _Found) -> None:
@@ -192,15 +218,32 @@ class Checkup:
 
 
 def _write_off(tx: Transaction, lost: list[Lost]) -> None:
-    """First the numbers that must not be given out again, then what is lost."""
+    """First the numbers that must not be given out again, then what is lost, and who comes back."""
     tx.append(counters(tx.db))
     for each in lost:
         tx.append(each)
+        for row in tx.db.execute(
+            "SELECT key, name, created, card, removed FROM agents WHERE seq BETWEEN ? AND ?",
+            (each.first, each.last),
+        ).fetchall():
+            if _is_signed(row["card"], row["key"]):
+                key, name, created, card, removed = row
+                tx.append(Agent(key, name, created, card, bool(removed)))
+
+
+def _is_signed(card: bytes, key: bytes) -> bool:
+    """The index is no witness, but a signature is."""
+    try:
+        return open1(card, CARD_CONTEXT)[0] == key
+    except AmpdError:
+        return False
 
 
 def _report(first: _Found, last: _Found, *, repaired: bool) -> CheckReport:
     faults = list(dict.fromkeys([*first.faults, *last.faults]))
-    return CheckReport(not last.faults, last.records, last.messages, tuple(faults), repaired)
+    return CheckReport(
+        not last.faults, last.records, last.messages, tuple(faults), repaired, last.compared
+    )
 
 
 def _differing(db: sqlite3.Connection, fresh: sqlite3.Connection, table: str) -> int:
@@ -240,9 +283,11 @@ def _ids(db: sqlite3.Connection, damage: Damage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(id_text(row[0]) for row in rows))
 
 
-def _numbers(damage: Damage) -> tuple[str, ...]:
-    """Which records a damage took, when none of them was a message that is known."""
+def _what(db: sqlite3.Connection, damage: Damage, ids: tuple[str, ...]) -> str:
+    """What a damage took, when no message says it."""
     first, last = damage.first_seq, damage.last_seq
-    if not first:
-        return ()
-    return (f"records {first} to {last}",) if last > first else (f"record {first}",)
+    if not first or ids:
+        return ""
+    agents = db.execute("SELECT name FROM agents WHERE seq BETWEEN ? AND ?", (first, last))
+    named = [f"the agent {row[0]}" for row in agents]
+    return ", ".join(named or [f"records {first} to {last}" if last > first else f"record {first}"])

@@ -238,7 +238,7 @@ def checked(report: CheckReport) -> Document:
         "messages": report.messages,
         "damage": [
             {
-                "segment": each.segment,
+                "segment": f"{each.segment:016d}.log" if each.segment else "index",
                 "offset": each.offset,
                 "bytes": each.size,
                 "ids": list(each.ids),
@@ -247,6 +247,7 @@ def checked(report: CheckReport) -> Document:
             for each in report.damage
         ],
         "repaired": report.repaired,
+        "note": None if report.compared else "no room on the disk to compare index and journal",
     }
 
 

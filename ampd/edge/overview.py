@@ -95,7 +95,7 @@ class Overview:
     def warnings(self) -> list[str]:
         """What the owner should do something about; each names the command or setting."""
         found = [*self._domain_twins(), *self._conflicts(), *self._gaps(), *self._damage()]
-        if self.store.journal.full:
+        if self.store.full:
             found.append("the disk is full: new mail is refused until there is room (df -h)")
         return found
 

@@ -79,7 +79,9 @@ class Disk:
         os.posix_fallocate(fd, 0, size)
 
     def sync(self, fd: int) -> None:
-        """The file's bytes and its size are durable."""
+        """The file's bytes and its size are durable; ESTALE if no folder names it any more."""
+        if not os.fstat(fd).st_nlink:
+            raise OSError(errno.ESTALE, "the file was removed while it was open")
         os.fdatasync(fd)
 
     def sync_folder(self, folder: Path) -> None:

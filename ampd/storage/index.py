@@ -32,6 +32,7 @@ __all__ = [
 _WAL_PAGES: Final = 1000  # 4 MiB of log, then it is written into the file and used again
 _NO_SUCH: Final = ("no such table", "no such column", "malformed")
 _DAMAGED: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+_NO_ROOM_FOR_SHM: Final = 4874  # SQLITE_IOERR_SHMSIZE
 _SHORT_READ: Final = 522  # SQLITE_IOERR_SHORT_READ: the file ends where a page should be
 
 
@@ -53,16 +54,19 @@ def is_full(error: BaseException) -> bool:
     """Whether the error says that the disk has no room."""
     if not isinstance(error, sqlite3.Error):
         return False
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF == sqlite3.SQLITE_FULL
+    code = getattr(error, "sqlite_errorcode", 0) or 0
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == _NO_ROOM_FOR_SHM
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection to the index; every thread has its own, for one writer and any readers.
 
-    A reader never makes the file: sqlite3.OperationalError when it is not there.
+    A reader never makes the file: sqlite3.OperationalError when it is not there. Without a path it
+    is in memory.
     """
+    mode = "rw" if read_only else "rwc"
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}",
+        f"{path.absolute().as_uri()}?mode={mode}" if path else ":memory:",
         uri=True, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=10,
     )  # fmt: skip
     connection.row_factory = sqlite3.Row
@@ -81,12 +85,11 @@ def remove(path: Path) -> None:
 class Index:
     """The writing end of the view. One thread uses it at a time."""
 
-    def __init__(self, path: Path, *, building: bool = False) -> None:
+    def __init__(self, path: Path | None, *, building: bool = False) -> None:
         """Open the index in `path`, or make an empty one; IndexUnusableError if it is neither.
 
         `building` is for a file that nobody else opens and that may be lost: no log, no sync.
         """
-        self.path = path
         self.db = connect(path)
         try:
             mode = ("OFF", "OFF") if building else ("WAL", "NORMAL")

@@ -31,6 +31,7 @@ in others at the same time: they see what was synced.
 Not here: what records mean, group commit, the lock on the folder (store.py, daemon.py).
 """
 
+import errno
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -42,7 +43,7 @@ from ampd.storage.compaction import replace, rewritten
 from ampd.storage.disk import Disk
 from ampd.storage.frames import HEADER_SIZE, MAX_PAYLOAD, OVERHEAD, Codec, Frame, payload
 from ampd.storage.reading import Reader
-from ampd.storage.recovery import recover, segment_path
+from ampd.storage.recovery import holds, recover, segment_path, sync_failed
 from ampd.storage.reserve import RESERVE, Reserve, is_full
 from ampd.storage.survey import Checkpoint, Damage, DamagedRecord, Position, Record, Report, Survey
 
@@ -146,8 +147,8 @@ class Journal:
 
     @property
     def full(self) -> bool:
-        """Whether ordinary records were refused and would be again without more room."""
-        return not self._reserve.held
+        """Whether the last ordinary record was refused, or the next one would be."""
+        return self._reserve.full
 
     def append(self, payloads: Sequence[bytes], *, urgent: bool = False) -> list[Record]:
         """Write the records; they last once sync() returned. All or nothing (J7).
@@ -163,18 +164,16 @@ class Journal:
         try:
             if not urgent and not self._reserve.hold():
                 raise self._reserve.refusal()
-            try:
-                return self._append(payloads)
-            except OSError as exc:
-                if not (urgent and is_full(exc) and self._reserve.release()):
-                    raise
-            return self._append(payloads)
+            records = self._reserve.with_room(lambda: self._append(payloads), urgent=urgent)
         except OSError as exc:
             if is_full(exc):
                 raise self._reserve.refusal() from exc
             raise StorageError(
                 f"the journal cannot be written: {exc}", hint="check the disk of the data folder"
             ) from exc
+        if not urgent:
+            self._reserve.taken()
+        return records
 
     def sync(self) -> None:
         """Everything appended is durable when this returns (J1).
@@ -192,19 +191,19 @@ class Journal:
 
         Raises StorageError when the disk still fails; it may be called again.
         """
-        if self._fd >= 0:
-            self._disk.close(self._fd)
-            self._fd = -1
         try:
             self._disk.sync_folder(self._folder)
-            self._fd = self._disk.open(self._path)
+            fd = self._disk.open(self._path)  # before the old one goes, maybe the last hold on it
+            if self._fd >= 0:
+                self._disk.close(self._fd)
+            self._fd = fd
+            if not holds(self._disk, self._folder, self._codec, self._segments, self._synced):
+                raise OSError(errno.ESTALE, f"{self._path} is not the file that was written")
             self._disk.truncate(self._fd, self._synced.position.offset)
             self._disk.sync(self._fd)
         except OSError as exc:
             self._broken = str(exc)
-            raise StorageError(
-                f"the journal cannot be opened again: {exc}", hint="check the disk"
-            ) from exc
+            raise sync_failed(exc, self._fd, self._path) from exc
         self._written = self._synced
         self._broken = ""
 
@@ -351,10 +350,7 @@ class Journal:
             self._disk.sync(fd)
         except OSError as exc:
             self._broken = f"a sync failed ({exc})"
-            raise StorageError(
-                f"the disk did not take what was written: {exc}",
-                hint="check the disk; ampd acknowledges nothing until the journal was read again",
-            ) from exc
+            raise sync_failed(exc, fd, self._path) from exc
 
     def _rotate(self) -> None:
         self.sync()

@@ -21,6 +21,9 @@ read. Rules:
 Not here: the frames (frames.py), what is missing elsewhere (survey.py).
 """
 
+import errno
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +70,7 @@ def recover(disk: Disk, folder: Path, codec: Codec, after: Checkpoint | None) ->
     ]
     while segments and _unborn(disk, segment_path(folder, segments[-1]), codec):
         disk.unlink(segment_path(folder, segments.pop()))
-    held = after is not None and _holds(disk, folder, codec, segments, after)
+    held = after is not None and holds(disk, folder, codec, segments, after)
     if segments:
         found = _Last(disk, folder, codec, segments, after=after, held=held).recover()
     else:
@@ -93,7 +96,9 @@ def _unborn(disk: Disk, path: Path, codec: Codec) -> bool:
     return isinstance(header, str) and header != FORGED  # R6
 
 
-def _holds(disk: Disk, folder: Path, codec: Codec, segments: list[int], after: Checkpoint) -> bool:
+def holds(
+    disk: Disk, folder: Path, codec: Codec, segments: Sequence[int], after: Checkpoint
+) -> bool:
     """Whether the frame that ends at the checkpoint has its chain value."""
     at = after.position
     if at.segment not in segments:
@@ -105,6 +110,20 @@ def _holds(disk: Disk, folder: Path, codec: Codec, segments: list[int], after: C
     if at.offset < HEADER_SIZE + OVERHEAD:
         return False
     return disk.read(path, at.offset - 16, 16) == after.chain
+
+
+def sync_failed(error: OSError, fd: int, path: Path) -> StorageError:
+    """What is said when the journal could not be made to last; nothing is acknowledged now."""
+    if error.errno in (errno.ESTALE, errno.ENOENT):
+        return StorageError(
+            f"the journal's file {path} was removed or replaced while ampd has it open:"
+            " nothing new is taken",
+            hint=f"while ampd runs: cp /proc/{os.getpid()}/fd/{fd} {path}",
+        )
+    return StorageError(
+        f"the disk did not take what was written: {error}",
+        hint="check the disk; ampd acknowledges nothing until the journal was read again",
+    )
 
 
 class _Last:

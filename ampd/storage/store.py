@@ -30,18 +30,13 @@ import trio
 from ampd.model.errors import AmpdError, StorageError
 from ampd.storage import cleaning
 from ampd.storage.disk import Disk
+from ampd.storage.groups import Entry
 from ampd.storage.index import connect
 from ampd.storage.journal import Journal, Position
 from ampd.storage.records import Record, from_bytes
 from ampd.storage.transaction import Topic, Transaction, Work
 from ampd.storage.view import Reader, View
-from ampd.storage.writer import (
-    INDEX_RESERVE,
-    SEGMENT,
-    Entry,
-    Writer,
-    log,
-)
+from ampd.storage.writer import INDEX_RESERVE, SEGMENT, Writer, log
 
 __all__ = ["Store", "Topic", "Transaction"]
 
@@ -49,6 +44,7 @@ T = TypeVar("T")
 
 # More than this many works do not share one sync: the first would wait too long for the last.
 MAX_BATCH: Final = 256
+CATCH_UP_EVERY: Final = 1.0  # seconds between tries while the index has no room to follow
 CLEAN_EVERY: Final = 600.0  # seconds between looks for dead records: often enough for a disk
 
 
@@ -107,6 +103,11 @@ class Store:
     def journal(self) -> Journal:
         """The journal, for reading."""
         return self._writer.journal
+
+    @property
+    def full(self) -> bool:
+        """Whether new mail is refused because the disk is full."""
+        return self._writer.full
 
     @property
     def rebuilt(self) -> bool:
@@ -192,17 +193,25 @@ class Store:
         answer[0].unwrap()
 
     def _serve(self) -> None:
-        following: _Asked | _Chore | None = self._queue.get()
+        following = self._next()
         while following is not None:
             if isinstance(following, _Chore):
                 self._run_chore(following)
-                following = self._queue.get()
+                following = self._next()
                 continue
             batch = [following]
             following = self._gather(batch)
             self._run_batch(batch)
             if following is _NOTHING:
-                following = self._queue.get()
+                following = self._next()
+
+    def _next(self) -> _Asked | _Chore | None:
+        while self._writer.behind:
+            try:
+                return self._queue.get(timeout=CATCH_UP_EVERY)
+            except queue.Empty:
+                self._tell(self._finish, [], self._writer.try_again())
+        return self._queue.get()
 
     def _gather(self, batch: list[_Asked]) -> "_Asked | _Chore | None":
         """What waits goes into the batch; what ends it (or _NOTHING) is returned."""

@@ -16,28 +16,25 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import outcome
 
 from ampd.model.errors import AmpdError, StorageError
 from ampd.storage import index as indexes
 from ampd.storage.disk import Disk
+from ampd.storage.groups import Entry, counted
 from ampd.storage.index import Index, IndexUnusableError, is_full
 from ampd.storage.journal import Journal, Position
 from ampd.storage.records import (
     Kept,
     Queued,
-    Record,
-    Void,
     grouped,
-    part_from_bytes,
-    to_bytes,
 )
 from ampd.storage.reserve import Reserve
 from ampd.storage.transaction import Topic, Transaction, Work, topics_of
 
-Entry = tuple[int, Record, Position]  # number, record, where it lies
+T = TypeVar("T")
 
 SEGMENT: Final = 2 << 20  # rewriting one holds sends up for some 40 ms; 8 MiB would for 160
 INDEX_RESERVE: Final = 6 << 20  # the index's log at its longest (4 MiB), and what a file grows by
@@ -64,15 +61,22 @@ class Writer:
         self._now = now
         self._disk = disk
         self._segment_bytes = segment_bytes
-        self._behind = False
+        self.behind = False  # the index: what the journal has and it has not is applied later
         self._logged = 0
         self.damaged = ""  # what the index said when it was last found broken
         self.index_path = folder / "index.sqlite"
         self._stamp_path = folder / "index.stamp"
         self.rebuilt = False
+        self._unread = True  # the end of the journal was not read yet
         self._room = Reserve(Disk(), folder, index_reserve)
+        with suppress(OSError):  # a disk that takes nothing is named by the journal
+            self._room.hold()
         self._open()
-        self._room.hold()
+
+    @property
+    def full(self) -> bool:
+        """Whether ordinary works are refused for want of room."""
+        return self.journal.full or self._room.full
 
     # --- opening -------------------------------------------------------------------------
 
@@ -98,26 +102,36 @@ class Writer:
             )
         if index is not None and after is not None:
             self.index = index
-            try:
-                self.catch_up(opening=True)
-            except sqlite3.DatabaseError as exc:
-                if is_full(exc):
-                    raise StorageError(
-                        f"the index cannot be opened: {exc}", hint="free some space"
-                    ) from exc
-                log.warning("the index is damaged: it is made anew", extra={"why": str(exc)})
-            else:
+            if self._follows():
                 return
+        if index is not None:
             index.db.close()
-        elif index is not None:
-            index.db.close()
-        self.build(opening=True)
+        try:
+            self.build(opening=True)
+        except sqlite3.Error as exc:
+            raise StorageError(f"the index cannot be made: {exc}", hint="free some space") from exc
+
+    def _follows(self) -> bool:
+        """Whether the index is whole; when there is no room, it stays behind for now (E3)."""
+        try:
+            self.catch_up()
+        except sqlite3.DatabaseError as exc:
+            if is_full(exc):
+                self._lag(exc)
+                return True
+            log.warning("the index is damaged: it is made anew", extra={"why": str(exc)})
+            return False
+        return True
 
     def _usable(self) -> Index | None:
         try:
-            index = Index(self.index_path)
+            index = self._with_room(lambda: Index(self.index_path))
             _ = index.checkpoint
         except (IndexUnusableError, sqlite3.DatabaseError, ValueError) as exc:
+            if is_full(exc):
+                raise StorageError(
+                    f"the index cannot be opened: {exc}", hint="free some space"
+                ) from exc
             log.warning("the index is not usable: it is made anew", extra={"why": str(exc)})
             return None
         return index
@@ -151,14 +165,10 @@ class Writer:
 
         `swap` is given what puts it there, to call when no reader has the old one open.
         """
+        if self.behind:
+            self.journal.reopen()
         beside = self.index_path.with_name("index.new.sqlite")
-        indexes.remove(beside)
-        fresh = Index(beside, building=True)
-        try:
-            self.replay(fresh, opening=opening)
-            fresh.finish()
-        finally:
-            fresh.db.close()
+        self._with_room(lambda: self._build(beside))
 
         def put() -> None:
             if not opening:
@@ -169,20 +179,39 @@ class Writer:
         self.index = Index(self.index_path)
         self.rebuilt = True
         self.damaged = ""
-        self._behind = False
+        self.behind = False
 
-    def catch_up(self, *, opening: bool = False) -> set[Topic]:
+    def _build(self, beside: Path) -> None:
+        indexes.remove(beside)
+        fresh = Index(beside, building=True)
+        try:
+            self.replay(fresh)
+            fresh.finish()
+        finally:
+            fresh.db.close()
+
+    def catch_up(self) -> set[Topic]:
         """Apply what the journal has and the index does not; whom that wakes."""
-        return self.replay(self.index, opening=opening)
+        return self._with_room(lambda: self.replay(self.index))
 
-    def replay(self, index: Index, *, opening: bool = False) -> set[Topic]:
+    def _with_room(self, do: Callable[[], T]) -> T:
+        """Do it; if there is no room, in that of the reserve (E4)."""
+        while True:
+            try:
+                return do()
+            except sqlite3.Error as exc:
+                if not (is_full(exc) and self._give_room()):
+                    raise
+
+    def replay(self, index: Index) -> set[Topic]:
         """Apply to `index` all records behind its checkpoint, in one transaction (X3)."""
         kept = index.checkpoint
         topics: set[Topic] = set()
         places: list[tuple[int, Position]] = []
         index.db.execute("BEGIN IMMEDIATE")
         try:
-            for seq, record, position in self.records(kept.seq if kept else 0, opening=opening):
+            after = kept.seq if kept else 0
+            for seq, record, position in counted(self.journal, after, opening=self._unread):
                 index.apply(seq, record)
                 if kept:
                     topics.update(topics_of(record))
@@ -197,6 +226,7 @@ class Writer:
         except (AmpdError, sqlite3.Error):
             index.rollback()
             raise
+        self._unread = False
         self._log_damage()
         return topics
 
@@ -205,48 +235,10 @@ class Writer:
         after: int = 0,
         until: int = 1 << 62,
         *,
-        opening: bool = False,
         void: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Entry]:
-        """What counts in the journal: all records but the parts of torn groups (R3).
-
-        Of numbers above `after` and below `until`; `void` is told the others. With `opening`, the
-        last group is closed by a Void if a crash tore it.
-        """
-        group: list[Entry] = []
-        first = parts = 0
-        for found in self.journal.scan(after=after):
-            record, place, of = part_from_bytes(found.payload)
-            if group and (found.seq - place, of) != (first, parts):
-                if isinstance(record, Void) and record.first == first:
-                    for each in group:
-                        void(each[0])
-                else:
-                    yield from group
-                group = []
-            if found.seq >= until:
-                return
-            entry = (found.seq, record, found.position)
-            if of:
-                first, parts = found.seq - place, of
-                group.append(entry)
-            else:
-                yield entry
-        if opening and group and len(group) < parts and self._in_last_segment(group[0][2]):
-            yield self._make_void(first, parts)
-        else:
-            yield from group
-
-    def _in_last_segment(self, position: Position) -> bool:
-        return position.segment == self.journal.checkpoint.position.segment
-
-    def _make_void(self, first: int, parts: int) -> Entry:
-        """A crash tore the last batch: say so for ever, before anything else is written."""
-        record = Void(first, parts)
-        (written,) = self.journal.append([to_bytes(record)], urgent=True)
-        self.journal.sync()
-        log.warning("a crash tore what nobody was told of", extra={"records": parts})
-        return written.seq, record, written.position
+        """What counts in the journal, of numbers above `after` and below `until` (groups.py)."""
+        return counted(self.journal, after, until, void=void)
 
     # --- writing -------------------------------------------------------------------------
 
@@ -260,7 +252,7 @@ class Writer:
                 return self.commit(batch)
             if len(batch) > 1:
                 return {topic for work in batch for topic in self.commit([work])}
-            batch[0].result = outcome.Error(_storage_error(exc))
+            batch[0].result = outcome.Error(self._storage_error(exc))
             if indexes.is_damage(exc):
                 self.damaged = str(exc)
             return set()
@@ -268,8 +260,6 @@ class Writer:
     def _attempt(self, batch: list[Work]) -> set[Topic]:
         topics = self._recover()
         urgent = all(work.urgent for work in batch)
-        if not urgent and not self._room.hold():
-            raise self._room.refusal()
         index = self.index
         index.db.execute("BEGIN IMMEDIATE")
         payloads: list[bytes] = []
@@ -284,6 +274,8 @@ class Writer:
             topics |= transaction.topics
             several = several or len(transaction.payloads) > 1
         if payloads:
+            if not urgent and not self._room.hold():
+                raise self._room.refusal()
             written = self.journal.append(grouped(payloads) if several else payloads, urgent=urgent)
             index.note_places((seq, written[seq - before - 1].position) for seq in bulk)
             self.journal.sync()
@@ -309,35 +301,45 @@ class Writer:
     def _undo(self) -> None:
         """After a failure: nothing of the batch stays, in the index or in the journal."""
         self.index.rollback()
-        self._behind = True
+        self.behind = True
 
     def _recover(self) -> set[Topic]:
         """Before anything new: cut off what was not synced, catch up the index (T4)."""
-        if not self._behind:
+        if not self.behind:
             return set()
         self.journal.reopen()
-        try:
-            topics = self.catch_up()
-        except sqlite3.Error as exc:
-            if not (is_full(exc) and self._give_room()):
-                raise
-            topics = self.catch_up()
-        self._behind = False
+        topics = self.catch_up()
+        self.behind = False
         return topics
 
-    def _commit_index(self) -> None:
-        """The records are on disk. If the index cannot follow now, it catches up later (E3)."""
-        db = self.index.db
+    def try_again(self) -> set[Topic]:
+        """Catch up if the disk lets the index; whom that wakes."""
         try:
-            try:
-                db.execute("COMMIT")
-            except sqlite3.Error as exc:
-                if not (is_full(exc) and self._give_room() and db.in_transaction):
-                    raise
-                db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            log.warning("the index cannot follow now", extra={"why": str(exc)})
+            return self._recover()
+        except (AmpdError, sqlite3.Error):
+            return set()  # it was said when it began
+
+    def _commit_index(self) -> None:
+        """The records are on disk: the index follows, now or when there is room (E3, E4)."""
+        try:
+            self.index.db.execute("COMMIT")
+        except sqlite3.Error:
             self._undo()
+            try:
+                self._recover()
+            except (AmpdError, sqlite3.Error) as exc:
+                self._lag(exc)
+
+    def _lag(self, exc: Exception) -> None:
+        log.warning("the index cannot follow now", extra={"why": str(exc)})
+        self._undo()
+
+    def _storage_error(self, exc: Exception) -> AmpdError:
+        if isinstance(exc, AmpdError):
+            return exc
+        if is_full(exc):
+            return self._room.refusal()
+        return StorageError(f"the index cannot be written: {exc}", hint="amp check --repair")
 
     def _give_room(self) -> bool:
         with suppress(OSError):
@@ -348,7 +350,7 @@ class Writer:
 
     def close(self) -> None:
         """Let go of the files, and note how the index was left."""
-        whole = not self._behind
+        whole = not self.behind
         try:
             self.index.close()
         except sqlite3.Error as exc:
@@ -356,7 +358,10 @@ class Writer:
             whole = False
         self.journal.close()
         if whole:
-            self._stamp_path.write_text(self._stamp())
+            try:
+                self._stamp_path.write_text(self._stamp())
+            except OSError:  # no room: the next start asks the index itself
+                self._stamp_path.unlink(missing_ok=True)
 
     def compacted(
         self,
@@ -392,9 +397,3 @@ class Writer:
 
 def _at_once(put: Callable[[], None]) -> None:
     put()
-
-
-def _storage_error(exc: Exception) -> AmpdError:
-    if isinstance(exc, AmpdError):
-        return exc
-    return StorageError(f"the index cannot be written: {exc}", hint="is the disk full? df -h")

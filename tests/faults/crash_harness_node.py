@@ -40,7 +40,9 @@ class Told(Exception):
 
     def __init__(self, error):
         super().__init__(error["message"])
-        self.code = error.get("data", {}).get("code", str(error["code"]))
+        data = error.get("data", {})
+        self.code = data.get("code", str(error["code"]))
+        self.hint = data.get("hint", "")
 
 
 class NotReady(Exception):

@@ -109,9 +109,10 @@ class MemoryDisk(Disk):
         self.log.append(("truncate", ino, size))
 
     def allocate(self, fd, size):
-        if self.room is not None and self.used() + size > self.room:
+        content = self.inodes[self.open_fds[fd]]
+        if self.room is not None and self.used() + size - len(content) > self.room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.inodes[self.open_fds[fd]][:] = bytes(size)
+        content.extend(bytes(size - len(content)))
 
     def sync(self, fd):
         self._call("sync")

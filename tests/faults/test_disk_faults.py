@@ -140,7 +140,6 @@ def test_p5_reading_and_acknowledging_go_on_when_the_disk_is_full(work, warm):
         assert subjects_of(node, "inbox") == subjects[20:]
 
 
-@pytest.mark.xfail(reason="only a reserve that was given up is told of", strict=False)
 @needs_mounts
 def test_p5_status_tells_of_a_full_disk_as_soon_as_mail_is_refused(work, warm):
     with (
