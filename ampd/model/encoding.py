@@ -29,7 +29,8 @@ DEFAULT_LIMIT: Final = 1 << 20  # twice the largest envelope (limits.message_byt
 
 Value = object  # what E2 names; the checks are at run time, for the bytes come from anybody
 
-_BYTES, _TEXT, _ARRAY, _MAP = 2, 3, 4, 5  # major types (RFC 8949, section 3.1)
+# the least first byte of each major type (RFC 8949, section 3.1)
+_BYTE_STRING, _TEXT_STRING, _ARRAY, _MAP, _NO_VALUE = 0x40, 0x60, 0x80, 0xA0, 0xC0
 _SIMPLE: Final = (0xF4, 0xF5, 0xF6)  # false, true, null
 _ARGUMENT: Final = {24: 1, 25: 2, 26: 4, 27: 8}  # bytes that the argument takes
 _LEAVES: Final = frozenset({bool, bytes, str, type(None)})
@@ -52,16 +53,13 @@ def decode(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     try:
         _survey(data)
         # _survey has proved what cbor2 must not meet; the options say it to cbor2 as well
-        value = cbor2.loads(
+        return cbor2.loads(
             data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False
         )
-        if cbor2.dumps(value, canonical=True) != data:
-            raise Invalid("CBOR that is not in its one canonical form")
     except IndexError:
         raise Invalid("CBOR that ends too early") from None
     except (cbor2.CBORError, ValueError, TypeError, OverflowError) as exc:
         raise Invalid(f"not the CBOR of this protocol: {exc}") from None
-    return value
 
 
 def encode_own(value: Value) -> bytes:
@@ -85,45 +83,62 @@ def decode_own(data: bytes) -> Value:
 
 
 def _survey(data: bytes) -> None:
-    """Walk over the heads of all items: Invalid or IndexError if they break E2-E4."""
-    at = items = 0
-    open_ = [1]  # how many items are still to come, for each array and map around `at`
-    keys = [False]  # whether it is a map, whose every second item is a key
-    while open_:
-        if not open_[-1]:
-            open_.pop()
-            keys.pop()
+    """Walk over the heads of all items: Invalid or IndexError if they break E1, E3 or E4.
+
+    With shortest heads and keys that rise, the one spelling is proved (but for UTF-8, which is
+    cbor2's): what encode() would make of the value need not be compared.
+    """
+    at, items = 0, 1
+    left, keys, last = 1, False, b""  # of the innermost array or map: items to come, latest key
+    around: list[tuple[int, bool, bytes]] = []
+    while left or around:
+        if not left:
+            left, keys, last = around.pop()
             continue
-        first = data[at]
-        major = first >> 5
-        if keys[-1] and not open_[-1] & 1 and major != _TEXT:
-            raise Invalid("a map key that is not text")
-        open_[-1] -= 1
-        items += 1
-        if items > MAX_ITEMS:
-            raise Invalid(f"more than {MAX_ITEMS} items of CBOR", code="too_large")
-        at, argument = (at + 1, 0) if first in _SIMPLE else _head(data, at, first)
-        if _BYTES <= major <= _TEXT:
+        left -= 1
+        start, first = at, data[at]
+        at, argument = _head(data, at, first)
+        if _BYTE_STRING <= first < _ARRAY:
             at += argument
-            if at > len(data):
-                raise Invalid("CBOR that ends too early")
-        elif _ARRAY <= major <= _MAP:
-            if len(open_) > MAX_DEPTH:
-                raise Invalid(f"CBOR nested deeper than {MAX_DEPTH}")
-            open_.append(argument * (major - 3))
-            keys.append(major == _MAP)
+        if keys and left & 1:
+            last = _after(last, data[start:at])
+        elif _ARRAY <= first < _NO_VALUE:
+            around.append((left, keys, last))
+            left, keys, last = argument, first >= _MAP, b""
+            left <<= keys
+            items += left
+            if len(around) > MAX_DEPTH or items > MAX_ITEMS:
+                raise _too_much(items, data)
     if at != len(data):
-        raise Invalid("bytes behind the end of the CBOR")
+        raise Invalid("CBOR that ends too early, or bytes behind its end")
+
+
+def _too_much(items: int, data: bytes) -> Invalid:
+    if items > len(data):
+        return Invalid("CBOR that promises more items than it has bytes")
+    if items > MAX_ITEMS:
+        return Invalid(f"more than {MAX_ITEMS} items of CBOR", code="too_large")
+    return Invalid(f"CBOR nested deeper than {MAX_DEPTH}")
+
+
+def _after(last: bytes, key: bytes) -> bytes:
+    """`key`, a spelled map key, if it may come after `last` (RFC 8949, section 4.2.1)."""
+    if not _TEXT_STRING <= key[0] < _ARRAY:
+        raise Invalid("a map key that is not text")
+    if key <= last:
+        raise Invalid("map keys that are not in their one order, or twice the same")
+    return key
 
 
 def _head(data: bytes, at: int, first: int) -> tuple[int, int]:
     """Where the head at `at` ends, and its argument (RFC 8949, section 3)."""
-    if first >= 0xC0:
+    if first < _NO_VALUE and first & 31 < 24:
+        return at + 1, first & 31
+    if first in _SIMPLE:
+        return at + 1, 0
+    if first >= _NO_VALUE:
         raise Invalid("a CBOR tag, float or simple value")
-    short = first & 31
-    if short < 24:
-        return at + 1, short
-    size = _ARGUMENT.get(short)
+    size = _ARGUMENT.get(first & 31)
     if size is None:
         raise Invalid("CBOR of indefinite length, or a head that means nothing")
     end = at + 1 + size
