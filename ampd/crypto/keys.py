@@ -14,17 +14,21 @@ Ed25519 is RFC 8032; the sealed box is libsodium's (X25519, XSalsa20-Poly1305).
 """
 
 import functools
-from typing import Self
+from typing import Final, Self
 
 from nacl import bindings, utils
 from nacl.exceptions import CryptoError
 
-from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import MAX_ENVELOPE
 
-# {1: -8, 4: h'32 bytes'} in its one spelling, up to the key
-_PROTECTED = bytes.fromhex("a2012704 5820".replace(" ", ""))
+# The parts of a COSE_Sign1 that never change, in the one spelling of model/encoding.py (K3)
+_PROTECTED: Final = bytes.fromhex("a20127045820")  # {1: -8, 4: h'32 bytes'}, up to the key
+_BEGIN: Final = bytes.fromhex("845826") + _PROTECTED  # an array of 4, 38 bytes
+_UNPROTECTED: Final = b"\xa0"  # an empty map
+_SIGNATURE: Final = bytes.fromhex("5840")  # 64 bytes
+_TO_SIGN: Final = b"\x84\x6aSignature1"  # RFC 9052, section 4.4: an array of 4
+_HEADS: Final = {0x58: 2, 0x59: 3, 0x5A: 5}  # bytes of a byte string's head, if not 1
 
 
 class SigningKey:
@@ -52,10 +56,11 @@ class SigningKey:
 
     def sign1(self, context: str, payload: bytes) -> bytes:
         """`payload` in a COSE_Sign1 (K3)."""
-        protected = _PROTECTED + self.public
-        to_sign = _to_be_signed(protected, context, payload)
+        to_sign = _to_be_signed(_PROTECTED + self.public, context, payload)
         signature = bindings.crypto_sign(to_sign, self._secret)[:64]
-        return encode([protected, {}, payload, signature])
+        return b"".join(
+            (_BEGIN, self.public, _UNPROTECTED, _head(payload), payload, _SIGNATURE, signature)
+        )
 
     def opening(self) -> "OpeningKey":
         """The key that opens what was sealed to this signing key (K5)."""
@@ -67,7 +72,17 @@ class SigningKey:
 
 def _to_be_signed(protected: bytes, context: str, payload: bytes) -> bytes:
     """RFC 9052, section 4.4."""
-    return encode(["Signature1", protected, context.encode(), payload])
+    parts = (protected, context.encode(), payload)
+    return _TO_SIGN + b"".join([piece for part in parts for piece in (_head(part), part)])
+
+
+def _head(data: bytes) -> bytes:
+    """What stands before `data` as a byte string (RFC 8949, section 3)."""
+    size = len(data)
+    if size < 24:
+        return bytes((0x40 | size,))
+    width = 1 if size < 1 << 8 else 2 if size < 1 << 16 else 4
+    return bytes((0x57 + width.bit_length(),)) + size.to_bytes(width, "big")
 
 
 @functools.lru_cache(maxsize=4096)  # the check costs half a signature; keys repeat
@@ -97,17 +112,17 @@ def open1(data: bytes, context: str) -> tuple[bytes, bytes]:
 
     Invalid if it is none, Refused with code forged if the signature does not hold.
     """
-    match decode(data, limit=MAX_ENVELOPE):
-        case [bytes(protected), {**unprotected}, bytes(payload), bytes(signature)] if (
-            not unprotected
-            and len(signature) == 64
-            and len(protected) == len(_PROTECTED) + 32
-            and protected.startswith(_PROTECTED)
-        ):
-            public = check_public(protected[len(_PROTECTED) :])
-            _verify(public, _to_be_signed(protected, context, payload), signature)
-            return public, payload
-    raise Invalid("not a COSE_Sign1 of this protocol")
+    if len(data) > MAX_ENVELOPE:
+        raise Invalid(f"a COSE_Sign1 of more than {MAX_ENVELOPE} bytes", code="too_large")
+    key = len(_BEGIN)
+    start = key + 33
+    payload = data[start + _HEADS.get(data[start], 1) : -66] if len(data) > start + 66 else b""
+    public, signature = data[key : key + 32], data[-64:]
+    spelled = (_BEGIN, public, _UNPROTECTED, _head(payload), payload, _SIGNATURE, signature)
+    if b"".join(spelled) != data:
+        raise Invalid("not a COSE_Sign1 of this protocol")
+    _verify(check_public(public), _to_be_signed(_PROTECTED + public, context, payload), signature)
+    return public, payload
 
 
 def seal(public: bytes, plaintext: bytes) -> bytes:

@@ -12,6 +12,7 @@ is kind to what a person typed (case, space around it), `from_wire` takes the on
 """
 
 import base64
+import functools
 import hashlib
 import ipaddress
 import re
@@ -75,15 +76,20 @@ class Address:
         return cls(check_name(name), check_domain(domain))
 
     @classmethod
-    def from_wire(cls, text: str) -> Self:
+    def from_wire(cls, text: str) -> "Address":
         """The address whose one spelling `text` is, or Invalid: what is signed is not mended."""
-        address = cls.parse(text)
-        if str(address) != text:
-            raise Invalid(f"{text[:_SHOWN]!r} is not in lower case")
-        return address
+        return _from_wire(text)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.domain}"
+
+
+@functools.lru_cache(maxsize=1024)  # under 1 MiB; every message names the same few
+def _from_wire(text: str) -> Address:
+    address = Address.parse(text)
+    if str(address) != text:
+        raise Invalid(f"{text[:_SHOWN]!r} is not in lower case")
+    return address
 
 
 def key_text(key: bytes) -> str:
