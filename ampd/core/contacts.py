@@ -25,7 +25,7 @@ from typing import Final
 
 from ampd.core.agents import Agent, Agents
 from ampd.core.trust import Known, known_at, known_of
-from ampd.crypto.keys import check_public, open1
+from ampd.crypto.keys import check_public, check_sealing, open1
 from ampd.model.address import Address, ContactLink, NodeUri, check_name, fingerprint
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Invalid, Refused
@@ -49,9 +49,15 @@ class Target:
 
 @lru_cache(maxsize=512)  # each letter carries its sender's card, most of them the same again
 def read_card(signed: bytes) -> tuple[bytes, Card]:
-    """The signer and the card of a signed card; Refused if it is none (C1)."""
+    """The signer and the card of a signed card; Refused if it is none (C1).
+
+    So is one to which nobody could answer: reading its holder's mail would fail at the receipt.
+    """
     key, payload = open1(signed, CARD_CONTEXT)
-    return key, Card.from_bytes(payload)
+    card = Card.from_bytes(payload)
+    check_sealing(card.inbox)
+    check_sealing(card.fallback)
+    return key, card
 
 
 class Contacts:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ampd.core.agents import Agents
-from ampd.core.trust import known_at
+from ampd.core.trust import known_of
 from ampd.model.card import Card
 from ampd.storage.index import read_payload
 from ampd.storage.store import Store
@@ -40,33 +40,29 @@ class Directory:
                 agent.card.capabilities, "local", True, "verified",
             )
             for agent in self._agents
+            if not domain or agent.address.domain == domain.lower()
         ]  # fmt: skip
-        found += self._elsewhere()
+        found += self._elsewhere(domain.lower())
         return sorted(
-            (
-                each
-                for each in found
-                if (not domain or each.address.endswith(f"@{domain.lower()}"))
-                and (not capability or capability in each.capabilities)
-            ),
+            (each for each in found if not capability or capability in each.capabilities),
             key=lambda each: (each.via != "local", each.address),
         )
 
-    def _elsewhere(self) -> list[Listed]:
+    def _elsewhere(self, domain: str) -> list[Listed]:
+        """In one query: strangers may have shown thousands of cards (contacts.py, N4)."""
         online = self._online()
         found = []
-        for key, signed in self._store.view.execute(
-            "SELECT key, signed FROM cards WHERE withdrawn=0"
+        for row in self._store.view.execute(
+            "SELECT k.*, c.signed FROM cards c JOIN contacts k ON k.key=c.key"
+            " AND k.address=c.address WHERE c.withdrawn=0 AND k.state<>'conflict'"
+            " AND (?1='' OR substr(c.address, instr(c.address,'@')+1)=?1)",
+            (domain,),
         ).fetchall():
-            card = Card.from_bytes(read_payload(signed))
-            known = [c for c in known_at(self._store.view, str(card.address)) if c.key == key]
-            if not known or known[0].state == "conflict":
-                continue
-            here = any(node in online for node in card.nodes)
+            card = Card.from_bytes(read_payload(row["signed"]))
             found.append(
                 Listed(
-                    str(card.address), key, card.alias, card.description, card.capabilities,
-                    "direct", here, known[0].trust,
+                    row["address"], row["key"], card.alias, card.description, card.capabilities,
+                    "direct", any(node in online for node in card.nodes), known_of(row).trust,
                 )
             )  # fmt: skip
         return found

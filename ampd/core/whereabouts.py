@@ -2,7 +2,9 @@
 
 A sighting is a hint and never an identity: whoever is dialled must prove the node's key.
 
-  H1  At most MAX_SIGHTED nodes are kept that only mDNS knows; the one seen longest ago goes first.
+  H1  At most MAX_SIGHTED nodes are kept that only mDNS knows, and MAX_RELAYS that only a card or a
+      setting names as a relay; the one seen longest ago goes first, and is sighted again by whoever
+      still needs it.
   H2  A node keeps at most MAX_ENDPOINTS endpoints, the newest first; static ones stay.
   H3  Every change makes a new `generation` and wakes all who wait in `changed`.
 """
@@ -16,6 +18,7 @@ import trio
 Endpoint = tuple[str, int]
 
 MAX_SIGHTED: Final = 512  # a LAN of a /23; announcements are unauthenticated
+MAX_RELAYS: Final = 64  # each is called until it answers, and any stranger's card may name 16
 MAX_ENDPOINTS: Final = 8
 
 
@@ -26,7 +29,7 @@ class _Place:
 
 
 class Whereabouts:
-    """Node key -> endpoints, with the way each was found: "static", "relay", "mdns" or "inbound"."""
+    """Node key -> endpoints, and how each was found: "static", "relay", "mdns" or "inbound"."""
 
     def __init__(self) -> None:
         self._places: dict[bytes, _Place] = {}
@@ -43,7 +46,8 @@ class Whereabouts:
         limited = dict(list(merged.items())[:MAX_ENDPOINTS])
         place.endpoints = {**limited, **static}
         place.seen_at = trio.current_time()
-        self._forget_the_oldest()
+        self._forget_the_oldest("mdns", MAX_SIGHTED)
+        self._forget_the_oldest("relay", MAX_RELAYS)
         self._wake()
 
     def lost(self, node: bytes, found_by: str) -> None:
@@ -91,7 +95,7 @@ class Whereabouts:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _forget_the_oldest(self) -> None:
-        sighted = [n for n, p in self._places.items() if set(p.endpoints.values()) <= {"mdns"}]
-        if len(sighted) > MAX_SIGHTED:
-            del self._places[min(sighted, key=lambda node: self._places[node].seen_at)]
+    def _forget_the_oldest(self, found_by: str, most: int) -> None:
+        known = [n for n, p in self._places.items() if set(p.endpoints.values()) <= {found_by}]
+        if len(known) > most:
+            del self._places[min(known, key=lambda node: self._places[node].seen_at)]

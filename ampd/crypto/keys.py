@@ -133,6 +133,14 @@ def seal(public: bytes, plaintext: bytes) -> bytes:
         raise Refused("a public key that mail cannot be sealed to", code="forged") from None
 
 
+@functools.lru_cache(maxsize=1024)  # a card names two, and comes with every letter
+def check_sealing(public: bytes) -> bytes:
+    """`public` if mail can be sealed to this X25519 key, else Refused: with a key of low order all
+    shared secrets are zero (RFC 7748, section 6.1), and libsodium seals nothing to it (K2)."""
+    seal(public, b"")
+    return public
+
+
 def seal_to_signer(public: bytes, plaintext: bytes) -> bytes:
     """`plaintext` for the holder of an Ed25519 key of whom nothing else is known (K5)."""
     return seal(bindings.crypto_sign_ed25519_pk_to_curve25519(check_public(public)), plaintext)

@@ -251,10 +251,10 @@ async def test_y6_a_disk_that_fails_for_a_while_ends_nothing(
     fails = iter([StorageError("I/O error")] * 3)
     note = running.handover._note
 
-    async def failing(item, delivery):
+    async def failing(item):
         if (wrong := next(fails, None)) is not None:
             raise wrong
-        await note(item, delivery)
+        await note(item)
 
     monkeypatch.setattr(running.handover, "_note", failing)
     await running.send(alice, BOB, "hello")
@@ -286,3 +286,15 @@ async def test_y7_a_newer_card_makes_no_second_copy(
     await running.contacts.learn([fakes.resigned(bob)], other.key.public, "lan")
     await trio.sleep(3 * handover.AGAIN_EVERY)
     assert len(relays.kept[FIRST.key]) == 1
+
+
+# Y8: what a stranger's card names as a relay may be anything
+
+
+async def test_y8_a_node_that_plays_the_recipient_is_asked_ever_less(
+    autojump_clock, running, alice, relays, clock
+):
+    relays.script = lambda relay, envelope: Delivery("delivered", b"no receipt")
+    await running.send(alice, BOB, "hello")
+    await trio.sleep(HOUR / 1000)
+    assert len(relays.log) < 60 and status(running) == ["queued"]

@@ -4,7 +4,7 @@ import trio
 from fakes import replace
 
 from ampd.core.routing import Direct, routes
-from ampd.core.whereabouts import MAX_ENDPOINTS, MAX_SIGHTED, Whereabouts
+from ampd.core.whereabouts import MAX_ENDPOINTS, MAX_RELAYS, MAX_SIGHTED, Whereabouts
 
 
 def at(number):
@@ -55,3 +55,12 @@ async def test_a_letter_goes_to_the_nodes_of_its_card_but_not_to_this_one(bob):
     assert routes(card, b"b" * 32) == [Direct(b"a" * 32)]
     assert routes(card, b"x" * 32) == [Direct(node) for node in nodes]
     assert routes(None, b"x" * 32) == routes(replace(card, withdrawn=True), b"x" * 32) == []
+
+
+async def test_h1_cards_of_strangers_name_so_many_relays_and_no_more(autojump_clock):
+    found = Whereabouts()
+    for number in range(MAX_RELAYS + 5):
+        await trio.sleep(1)
+        found.sighted(number.to_bytes(2, "big"), [at(2)], "relay")
+    assert len(found.nodes()) == MAX_RELAYS
+    assert (0).to_bytes(2, "big") not in found.nodes()
