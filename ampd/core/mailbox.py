@@ -6,7 +6,8 @@
       dated more than a day ahead (P6).
   B2  A message is kept once, however often and by whichever way it comes (P2); a repeated one is
       answered with a receipt again. The mark as seen outlives the message.
-  B3  A receipt goes out only after the sync that holds the message and its mark (P1).
+  B3  A receipt goes out only after the sync that holds the message and its mark (P1), and only for
+      the bytes that were kept: others under the same id are refused, also after a deletion.
   B4  A key that differs from the one known for an address is quarantined, never shown as that
       address's mail (contacts.py, N2).
   B5  What was sealed to a key that is gone is refused with the newer card.
@@ -40,9 +41,10 @@ from ampd.model.message import (
     Letter,
     Message,
     Receipt,
+    digest,
 )
 from ampd.storage.records import Kept, State
-from ampd.storage.store import Store, Transaction
+from ampd.storage.store import MAX_BATCH, Store, Transaction
 
 LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
 AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
@@ -85,6 +87,7 @@ class Mailbox:
         self._contacts = contacts
         self._now = now
         self.message_bytes = message_bytes
+        self._unsettled: dict[int, bytes] = {}  # record -> hash of what it keeps
 
     async def deliver(self, envelope: Envelope, node: bytes) -> Delivery:
         """Return once the message, or the receipt, is safe here (B1-B6)."""
@@ -175,20 +178,31 @@ class Mailbox:
         state = State.QUARANTINED if reason else State.UNREAD
         found = flags(message.subject, message.body, message.payload or "", message.context or "")
         box = (agent.key, next_number(tx, agent.key), int(state), reason)
-        tx.append(Kept(opened.signed, tx.now, via, True, b"", (box,), found))
+        self._remember(
+            tx.append(Kept(opened.signed, tx.now, via, True, b"", (box,), found)), opened
+        )
         if via != "direct":
             self._send_receipt(tx, agent, opened)
         return tx.now, True
 
     def _held_at(self, tx: Transaction, agent: Agent, opened: Opened) -> int:
-        """When this agent got this message, or 0. Refused if only the id is the same."""
-        at, seq = held_at(tx, agent.key, opened.key, opened.message.id)
+        """When this agent got this message, or 0. Refused if only the id is the same (B3)."""
+        at, seq, known = held_at(tx, agent.key, opened.key, opened.message.id)
         settled = tx.db.execute("SELECT 1 FROM places WHERE seq=?", (seq,)).fetchone()
-        if settled:  # else it came in this very moment, by another way: nothing can be read yet
+        if settled:
             kept = self._store.payload_at(tx.db, seq)
-            if isinstance(kept, Kept) and kept.signed != opened.signed:
-                raise Refused("another message of this sender has the same id", code="forged")
+            known = digest(kept.signed) if isinstance(kept, Kept) else b""
+        elif seq:  # it came in this very moment, by another way: nothing can be read yet
+            known = self._unsettled.get(seq, b"")
+        if known and known != digest(opened.signed):
+            raise Refused("another message of this sender has the same id", code="forged")
         return at
+
+    def _remember(self, seq: int, opened: Opened) -> None:
+        """What cannot be read before its sync; a batch of the store is the most that can be."""
+        self._unsettled[seq] = digest(opened.signed)
+        if len(self._unsettled) > MAX_BATCH:
+            del self._unsettled[next(iter(self._unsettled))]
 
     def _check_times(self, message: Message, now: int, via: str) -> None:
         """B1, and B7: what only a clock says against is refused for now, not for good."""
@@ -231,12 +245,15 @@ def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card]
     return (signed, card) if signer == key and card.address == message.sender else None
 
 
-def held_at(tx: Transaction, agent: bytes, sender: bytes, identifier: bytes) -> tuple[int, int]:
-    """When this agent got this message, and where it lies; 0 if it never did, or deleted it."""
+def held_at(
+    tx: Transaction, agent: bytes, sender: bytes, identifier: bytes
+) -> tuple[int, int, bytes]:
+    """When this agent got this message, and where it lies; if it deleted it, 0 and the hash of its
+    signed bytes. Zeros if it never came."""
     row = tx.db.execute(
-        "SELECT m.at, m.seq FROM messages m JOIN boxes b ON b.message=m.seq"
+        "SELECT m.at, m.seq, x'' FROM messages m JOIN boxes b ON b.message=m.seq"
         " JOIN agents a ON a.id=b.agent WHERE m.id=? AND m.sender_key=? AND a.key=?"
-        " UNION ALL SELECT at, 0 FROM seen WHERE sender=? AND id=? AND agent=? LIMIT 1",
+        " UNION ALL SELECT at, 0, digest FROM seen WHERE sender=? AND id=? AND agent=? LIMIT 1",
         (identifier, sender, agent, sender, identifier, agent),
     ).fetchone()
-    return (int(row[0]), int(row[1])) if row else (0, 0)
+    return (int(row[0]), int(row[1]), bytes(row[2])) if row else (0, 0, b"")

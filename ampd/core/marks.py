@@ -4,7 +4,7 @@ W1  A mark is on disk when the call returns; it goes on when the disk is full.
 W2  The first time a message is read, and the first time it is acked, its sender is told, signed.
 W3  Quarantined mail takes no marks.
 W4  What is deleted stays known as seen until it could not be valid any more, so that it cannot
-    come back.
+    come back, and by the hash of its bytes, so that no other message is taken for it.
 """
 
 import sqlite3
@@ -15,8 +15,8 @@ from ampd.core.agents import Agent, Agents
 from ampd.core.lists import Lists
 from ampd.core.reading import Full
 from ampd.core.receipts import note_local, queue_receipt
-from ampd.model.errors import Refused
-from ampd.model.message import id_text
+from ampd.model.errors import Refused, StorageError
+from ampd.model.message import digest, id_text
 from ampd.storage.records import Deleted, Kept, Marked, State
 from ampd.storage.store import Store, Transaction
 
@@ -124,8 +124,17 @@ class Marks:
                         hint="delete it when it was delivered or has failed",
                     )  # fmt: skip
                 until = max(row["expires"], tx.now) + _SEEN_FOR
-                tx.append(Deleted(agent.key, row["id"], row["sender_key"], until, tx.now))
+                of = self._digest(tx, seq)
+                tx.append(Deleted(agent.key, row["id"], row["sender_key"], until, tx.now, of))
                 done.append(id_text(row["id"]))
             return done
 
         return await self._store.write(work, urgent=True)
+
+    def _digest(self, tx: Transaction, seq: int) -> bytes:
+        """Of the signed bytes that go; b"" if a damage took them before (W4)."""
+        try:
+            kept = self._store.payload_at(tx.db, seq)
+        except StorageError:
+            return b""
+        return digest(kept.signed) if isinstance(kept, Kept) else b""

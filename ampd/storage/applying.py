@@ -215,8 +215,8 @@ class Applier(Rows):
     def _deleted(self, seq: int, record: Deleted) -> None:
         agent = self.holder(record.agent)
         self._db.execute(
-            "INSERT OR REPLACE INTO seen VALUES(?,?,?,?,?)",
-            (record.sender, record.id, record.agent, record.at, record.until),
+            "INSERT OR REPLACE INTO seen VALUES(?,?,?,?,?,?)",
+            (record.sender, record.id, record.agent, record.at, record.until, record.digest),
         )
         for message, by in self._db.execute(
             "SELECT seq, by FROM messages WHERE id=? AND sender_key=?", (record.id, record.sender)

@@ -100,6 +100,7 @@ class Deleted:
     sender: bytes  # key
     until: int
     at: int
+    digest: bytes = b""  # of the signed bytes: another message with this id is another message
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ for a message by id and sender would walk through all that the sender ever sent.
 
 from typing import Final
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -51,7 +51,8 @@ CREATE TABLE outbox(
     key BLOB, mailbox BLOB, expires INTEGER, at INTEGER, status TEXT, size INTEGER);
 CREATE INDEX outbox_message ON outbox(message, recipient);
 CREATE TABLE seen(
-    sender BLOB, id BLOB, agent BLOB, at INTEGER, until INTEGER, PRIMARY KEY(sender, id, agent)
+    sender BLOB, id BLOB, agent BLOB, at INTEGER, until INTEGER, digest BLOB,
+    PRIMARY KEY(sender, id, agent)
     ) WITHOUT ROWID;
 CREATE TABLE pairs_out(
     sender BLOB, recipient BLOB, epoch BLOB, last INTEGER, PRIMARY KEY(sender, recipient)
