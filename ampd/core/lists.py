@@ -90,6 +90,7 @@ class Filter:
     limit: int = 50
     before: str = ""
     after: str = ""
+    oldest: bool = False  # of more than `limit`, the oldest instead of the newest
 
 
 class Lists:
@@ -114,8 +115,9 @@ class Lists:
             found = self._received(row["id"], agent, wanted)
             total = _total(row, wanted)
         more = max(0, len(found) - wanted.limit)
-        forward = wanted.after and not wanted.before
-        kept = found[: wanted.limit] if forward else found[-wanted.limit :]
+        kept = found[: wanted.limit] if wanted.oldest else found[-wanted.limit :]
+        if more and not (wanted.sender or wanted.thread or wanted.before or wanted.after):
+            more = max(more, total - len(kept))
         return Listing(row["unread"], total, row["quarantined"], more, tuple(kept))
 
     def _row(self, agent: Agent) -> sqlite3.Row:
@@ -142,7 +144,7 @@ class Lists:
             if text:
                 where.append(f"b.number{sign}?")
                 values.append(self._number(agent, text))
-        forward = bool(wanted.after and not wanted.before)
+        forward = wanted.oldest
         rows = self._store.view.execute(
             f"SELECT b.number, b.state, b.reason, {TRUST} AS trust, {COLUMNS}"  # noqa: S608
             f" FROM {_walk(wanted, senders)}{TRUST_JOIN}"

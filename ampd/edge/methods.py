@@ -345,6 +345,7 @@ class Methods:
             thread=self._thread_id(agent, thread) if thread else None,
             limit=1,
             after=after or "0",
+            oldest=True,
         )
         timeout = params.seconds("timeout_s")
         params.done()

@@ -90,7 +90,9 @@ class Subscriptions:
     async def _push_mail(self, agent: Agent, number: int) -> None:
         while True:
             changed = self._rooms.store.changed(("box", agent.key))
-            found = self._rooms.lists.listing(agent, Filter(after=str(number))).messages
+            found = self._rooms.lists.listing(
+                agent, Filter(after=str(number), oldest=True)
+            ).messages
             for summary in found:
                 number = summary.number or number
                 try:
