@@ -191,7 +191,8 @@ class Checkup:
             if seq > upto:
                 break
             self._signature(record, position, found)
-            fresh.apply(seq, record)
+            fresh.apply_one_of_many(seq, record)
+        fresh.settle()
         for table in _TABLES:
             differing = _differing(db, fresh.db, table)
             if differing:

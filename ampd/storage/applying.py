@@ -33,7 +33,7 @@ from ampd.storage.records import (
     State,
     Void,
 )
-from ampd.storage.rows import Rows, preview, read_signed
+from ampd.storage.rows import SENT, Rows, preview, read_signed
 
 STATES: Final = ("unread", "read", "acked", "quarantined")
 
@@ -43,12 +43,7 @@ _DELIVERY: Final = (
     "INSERT INTO deliveries(message,recipient,address,key,status,via,at,delivered_at)"
     " VALUES(?,?,?,?,?,?,?,?)"
 )
-_ORDER: Final = "INSERT OR REPLACE INTO pairs_out VALUES(?,?,?,?)"
-_SENT: Final = "UPDATE holders SET sent=sent+1 WHERE id=?"
-_CAME: Final = tuple(
-    f"UPDATE holders SET last=max(last,?), {column}={column}+1 WHERE id=?"  # noqa: S608
-    for column in STATES
-)
+_SETTLE_AT: Final = 1000  # pairs, some 200 KiB
 _TIMES: Final = {
     "relayed": ("relayed_at",),
     "delivered": ("delivered_at",),
@@ -82,7 +77,15 @@ class Applier(Rows):
 
     def apply(self, seq: int, record: Record) -> int:
         """Take in one record; for a Kept, how many of its sender are missing right before it."""
-        return self._handlers[type(record)](seq, record) or 0
+        found = self._handlers[type(record)](seq, record) or 0
+        self.settle()
+        return found
+
+    def apply_one_of_many(self, seq: int, record: Record) -> None:
+        """The same; what successive Kepts count is written down together, at last by `settle`."""
+        if type(record) is not Kept or len(self._orders) >= _SETTLE_AT:
+            self.settle()
+        self._handlers[type(record)](seq, record)
 
     # --- messages --------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Applier(Rows):
         for agent, number, state, reason in record.boxes:
             row = self.holder(agent)
             self._box(row, number, seq, sender, state, reason)
-            self._db.execute(_CAME[state], (number, row))
+            self.count(row, state, number)
         if by:
             self._sent(seq, message, record, sender_key, by)
         return gap
@@ -128,8 +131,8 @@ class Applier(Rows):
             status, via = ("delivered", "local") if here else ("queued", "")
             done = at if here else None
             self._db.execute(_DELIVERY, (seq, place, address, key, status, via, at, done))
-            self._db.execute(_ORDER, (sender_key, key, epoch, order))
-        self._db.execute(_SENT, (by,))
+            self.order(sender_key, key, epoch, order)
+        self.count(by, SENT)
 
     def _count_received(self, sender: bytes, message: dict[str, Any], record: Kept) -> int:
         """Note the order numbers; answer how many are missing right before this message."""

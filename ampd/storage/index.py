@@ -111,6 +111,8 @@ class Index:
             raise IndexUnusableError(f"version {version!r}")
         applier = Applier(self.db)
         self.apply = applier.apply
+        self.apply_one_of_many = applier.apply_one_of_many
+        self.settle = applier.settle
         self.forget_cache = applier.forget_cache
 
     def meta(self, name: str) -> Any:

@@ -12,6 +12,12 @@ from typing import Any, Final
 from ampd.model.encoding import decode_own
 
 PREVIEW: Final = 120  # characters: one line of a wide terminal
+SENT: Final = 4  # what is counted of a holder, after the four States
+_LAST: Final = 5
+_COUNT: Final = (
+    "UPDATE holders SET unread=unread+?, read=read+?, acked=acked+?, quarantined=quarantined+?,"
+    " sent=sent+?, last=max(last,?) WHERE id=?"
+)
 _SENDERS_CACHED: Final = 4096  # a few hundred KiB; the rest is looked up
 
 
@@ -22,9 +28,37 @@ class Rows:
         self._db = db
         self._holders: dict[bytes, int] = {}
         self._senders: dict[str, int] = {}
+        self._counts: dict[int, list[int]] = {}
+        self._orders: dict[tuple[bytes, bytes], tuple[bytes, int]] = {}
+
+    def count(self, row: int, what: int, number: int = 0) -> None:
+        """A message came with this mailbox number; `what`: its State, or SENT. See `settle`."""
+        counts = self._counts.get(row)
+        if counts is None:
+            counts = self._counts[row] = [0] * 6
+        counts[what] += 1
+        counts[_LAST] = max(counts[_LAST], number)
+
+    def order(self, sender: bytes, recipient: bytes, epoch: bytes, number: int) -> None:
+        """The last order number of a pair. See `settle`."""
+        self._orders[sender, recipient] = (epoch, number)
+
+    def settle(self) -> None:
+        """Write down what was counted: once a record, and once a thousand in a rebuild."""
+        if self._counts:
+            self._db.executemany(_COUNT, [(*counts, row) for row, counts in self._counts.items()])
+            self._counts.clear()
+        if self._orders:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO pairs_out VALUES(?,?,?,?)",
+                [(*pair, *last) for pair, last in self._orders.items()],
+            )
+            self._orders.clear()
 
     def forget_cache(self) -> None:
         """After a rollback, what was remembered may not exist."""
+        self._counts.clear()
+        self._orders.clear()
         self._holders.clear()
         self._senders.clear()
 
@@ -104,4 +138,7 @@ def read_payload(signed: bytes) -> bytes:
 
 def preview(body: str) -> str:
     """The first words of a body, on one line."""
-    return " ".join(body[: 4 * PREVIEW].split())[:PREVIEW]
+    words = " ".join(body[: 2 * PREVIEW].split())
+    if len(words) < PREVIEW < len(body) / 2:  # much white space: look further
+        words = " ".join(body[: 4 * PREVIEW].split())
+    return words[:PREVIEW]

@@ -212,7 +212,7 @@ class Writer:
         try:
             after = kept.seq if kept else 0
             for seq, record, position in counted(self.journal, after, opening=self._unread):
-                index.apply(seq, record)
+                index.apply_one_of_many(seq, record)
                 if kept:
                     topics.update(topics_of(record))
                 if isinstance(record, Kept | Queued):
@@ -220,6 +220,7 @@ class Writer:
                 if len(places) >= _REPLAY_STEP:
                     index.note_places(places)
                     places.clear()
+            index.settle()
             index.note_places(places)
             index.note_checkpoint(self.journal.checkpoint)
             index.db.execute("COMMIT")

@@ -5,7 +5,7 @@ import pytest
 import trio
 from fakes import DAY, letter
 
-from ampd.core.agents import KEEP_OLD_KEYS_FOR, Profile
+from ampd.core.agents import KEEP_OLD_KEYS_FOR, Agents, Profile
 from ampd.crypto.keys import open1
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import Invalid, Refused
@@ -117,3 +117,17 @@ async def test_a3_purging_spares_what_others_hold(node, alice):
     await node.send(alice, ["alice", "carol"], "shared")
     await node.agents.remove("alice", purge=True)
     assert node.bodies(carol) == ["shared"]
+
+
+async def test_a4_an_agent_whose_record_was_lost_is_back_with_its_key_and_its_mail(
+    node, alice, clock
+):
+    await node.store.write(
+        lambda tx: tx.db.execute("UPDATE holders SET name=NULL WHERE key=?", (alice.key,))
+    )
+    before = alice.card.number
+    again = Agents(node.store, node.agents._folder, node.domain, node.key, clock)
+    await again.load()
+    back = again.named("alice")
+    assert (back.key, back.keys.mailbox) == (alice.key, alice.keys.mailbox)
+    assert back.card.number > before

@@ -124,7 +124,7 @@ def test_j4_every_flipped_bit_and_overwritten_byte_costs_at_most_the_record_it_i
 
 
 @pytest.mark.parametrize("after", [None, CHECKPOINT])
-def test_j4_a_bad_byte_anywhere_is_reported_and_hides_no_other_record(after):
+def test_j4_v1_a_bad_byte_anywhere_is_reported_and_hides_no_other_record(after):
     """A bit in every eleventh byte, in a journal that is opened and read as a whole."""
     rng = seeded(4)
     data = bytearray(DATA)
@@ -235,7 +235,7 @@ def test_j6_a_changed_record_with_new_checksums_is_found_out(field):
     assert "without the key" in journal.damage[0].reason
 
 
-def test_j6_a_record_that_is_taken_out_is_missed():
+def test_j6_v2_a_record_that_is_taken_out_is_missed():
     data = DATA[: STARTS[4]] + DATA[STARTS[5] :]
     journal = open_journal({FIRST: data})
     assert set(found(journal)) == set(PAYLOADS) - {5}
@@ -260,7 +260,7 @@ def test_j6_a_segment_that_is_taken_away_is_missed():
         assert reported(journal, lost) and not journal.check().ok
 
 
-def test_j6_a_record_of_another_history_is_found_by_the_chain():
+def test_j6_v3_a_record_of_another_history_is_found_by_the_chain():
     other = open_journal({FIRST: DATA[: STARTS[5]]})
     other.append([b"x" * len(RECORDS[5].payload)])
     other.sync()
@@ -270,7 +270,7 @@ def test_j6_a_record_of_another_history_is_found_by_the_chain():
     assert "not of this history" in journal.damage[0].reason and not journal.check().ok
 
 
-def test_j6_an_end_cut_off_shows_against_a_checkpoint_and_its_numbers_stay_used():
+def test_j6_j12_r4_an_end_cut_off_shows_against_a_checkpoint_and_its_numbers_stay_used():
     journal = open_journal({FIRST: DATA[: STARTS[9]]}, CHECKPOINT)
     assert not journal.checkpoint_held
     (damage,) = journal.damage
@@ -306,13 +306,32 @@ def test_j5_what_the_checkpoint_calls_synced_is_not_cut_off():
     assert journal.disk.files()[FIRST] == broken, "evidence stays"
 
 
-def test_another_key_is_refused_and_nothing_is_touched():
+def test_r6_another_key_is_refused_and_nothing_is_touched():
     for files in (FILES, {FIRST: DATA[:HEADER_SIZE]}):
         for after in (None, CHECKPOINT):
             disk = MemoryDisk(files)
             with pytest.raises(StorageError, match="another key"):
                 Journal.open(FOLDER, b"k" * 32, after=after, disk=disk)
             assert disk.files() == files
+
+
+@pytest.mark.parametrize("left", [0, 1, HEADER_SIZE - 1, HEADER_SIZE])
+def test_r5_a_segment_whose_header_was_never_finished_goes(left):
+    second = f"{len(RECORDS) + 1:016d}.log"
+    journal = open_journal({**FILES, second: bytes(left)})
+    assert second not in journal.disk.files() and not journal.damage
+    assert found(journal) == PAYLOADS
+    assert journal.append([b"new"])[0].seq == len(RECORDS) + 1
+
+
+@pytest.mark.parametrize("at", range(0, HEADER_SIZE, 7))
+def test_v4_a_header_that_is_not_proved_costs_no_record(at):
+    data = bytearray(DATA)
+    data[at] ^= 1
+    journal = open_journal({FIRST: bytes(data)})
+    assert found(journal) == PAYLOADS
+    assert [(d.offset, d.first_seq) for d in journal.damage] == [(0, 0)]
+    assert not journal.check().ok
 
 
 def test_a_newer_format_is_refused_by_name():

@@ -347,3 +347,17 @@ async def test_e3_e4_p5_with_a_full_disk_marks_go_on_and_mail_comes_back_with_ro
     filler.unlink()
     await store.write(local())
     store._view.close()
+
+
+def test_e5_damage_and_a_torn_tail_are_logged_when_they_are_found(tmp_path, caplog):
+    scenario(tmp_path, agents, local("the first"), local("the second"))
+    (segment,) = (tmp_path / "journal").glob("*.log")
+    data = bytearray(segment.read_bytes())
+    data[data.index(b"the first")] ^= 1
+    segment.write_bytes(bytes(data) + b"torn")
+    (tmp_path / "index.sqlite").unlink()
+    opened(tmp_path).close()
+    said = {record.message: record for record in caplog.records}
+    assert said["the journal is damaged"].segment == 1
+    assert said["the journal is damaged"].hint == "amp check"
+    assert said["a crash cut off what nobody was told of"].places == 1
