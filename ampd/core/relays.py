@@ -20,6 +20,7 @@ from ampd.core.agents import Agents
 from ampd.core.whereabouts import Whereabouts
 from ampd.model.address import NodeUri, RelayUri
 from ampd.model.errors import AmpdError, Invalid, Refused, Unavailable
+from ampd.protocol.events import may_be_asked
 from ampd.storage.records import RelayUsed
 from ampd.storage.store import Store, Transaction
 
@@ -211,14 +212,18 @@ class Relays:
             await self._store.write(lambda tx: tx.append(record))
 
     async def find(self, addresses: Sequence[str]) -> None:
-        """Ask every relay that answers for the cards of these addresses (I3)."""
-        if not addresses or not self._relays:
+        """Ask every relay that answers for the cards of these addresses (I3).
+
+        What no address can be is left out: asking for it would end the session with the relay.
+        """
+        asked = [address for address in addresses if may_be_asked(address)]
+        if not asked or not self._relays:
             return
         with trio.move_on_after(ASK_WITHIN):
             async with trio.open_nursery() as nursery:
                 for state in self.states():
                     if self._sessions.session_id(state.uri.key):
-                        nursery.start_soon(self._ask, state, addresses)
+                        nursery.start_soon(self._ask, state, asked)
 
     async def _ask(self, state: RelayState, addresses: Sequence[str]) -> None:
         try:

@@ -264,6 +264,11 @@ def _word(value: object, limit: int) -> str:
     raise ProtocolError("V2: an address or a feature that is no short text")
 
 
+def may_be_asked(address: str) -> bool:
+    """Whether a WantCards may name `address`."""
+    return len(address) <= MAX_DOMAIN and address.isascii() and address.isprintable()
+
+
 def _address(value: object) -> str:
     return "" if value == "" else _word(value, MAX_DOMAIN)
 

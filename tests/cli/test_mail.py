@@ -169,7 +169,7 @@ def test_inbox_is_one_line_a_message_newest_last(amp, daemon):
     assert amp("inbox").out.splitlines() == [
         "alice@desk.local: 1 unread",
         "  1  2026-11-22 13:04  bob@desk.local  Old",
-        "* 2  2026-11-22 13:04  bob@desk.local  New [request, external, role-play]",
+        "* 2  2026-11-22 13:04  bob@desk.local  New [external, role-play, request]",
     ]
 
 
@@ -307,3 +307,9 @@ def test_a_daemon_that_is_older_is_named_as_the_reason(amp):
     said = amp("trace", "1")
     assert said.code == 1
     assert "amp daemon restart" in said.err
+
+
+def test_no_subject_and_no_type_is_long_enough_to_hide_what_we_say_of_a_message(amp, daemon):
+    daemon.message(subject="[verified] " + "s" * 245, type="\x1b" * 64, trust="external")
+    (line,) = amp("inbox").out.splitlines()[1:]
+    assert "[external" in line and len(line) < 160

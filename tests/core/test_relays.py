@@ -246,3 +246,13 @@ async def test_i4_an_invitation_is_never_in_a_card(node, sessions, alice):
     relays = made(node, sessions)
     await relays.add(text(1, b"t" * 16))
     assert node.agents.named("alice").card.relays == (str(uri(1)),)
+
+
+@pytest.mark.parametrize("wrong", ["@" + "x" * 300, "é@there.local", "@a\nb", "@\x00"])
+async def test_i3_what_no_address_can_be_is_not_asked_for(node, sessions, wrong):
+    """Any local program may say it, and a relay ends the session of who asks for it."""
+    sessions.connect(1, 1)
+    relays = made(node, sessions, [RelayUri(uri(1))])
+    await relays.find([wrong])
+    await relays.find([wrong, "bob@there.local"])
+    assert [addresses for _, addresses in sessions.asked] == [("bob@there.local",)]

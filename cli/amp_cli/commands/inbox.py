@@ -11,7 +11,7 @@ how far it got.
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
-from amp_cli.output import Output
+from amp_cli.output import CELL, Output, one_line, shortened
 
 SHOWN = 20  # messages of a list, unless asked for more
 _PAGE = (
@@ -115,9 +115,8 @@ def _list(found: Document, out: Output, again: str, *, theirs: str = "from") -> 
 def _more(found: Document, again: str) -> str:
     """How many more there are, where that is known, and the command that shows them."""
     messages = found.each("messages")
-    if "--after" in again:
-        return f"more: {again.partition(' --after')[0]} --after {_name(messages[-1])}"
-    counted = not any(word in again for word in ("--from", "--thread", "--before"))
+    words = ("--from", "--thread", "--before", "--after")
+    counted = not any(word in again for word in words)
     count = f"{found.number('total') - len(messages)} " if counted else ""
     return f"{count}more: {again.partition(' --before')[0]} --before {_name(messages[0])}"
 
@@ -141,17 +140,23 @@ def _addresses(message: Document) -> list[str]:
 
 
 def _subject(message: Document, theirs: str) -> str:
-    notes = [message.text("type"), message.text("priority")]
+    """The subject and, behind it, what this node says of the message: first and whole, however
+    long the sender made the subject and the type."""
+    notes: list[str] = []
     if theirs == "from":
         acked = "acked" * (message.text("state") == "acked")
         notes += [message.text("trust"), *message.texts("flags"), message.text("reason"), acked]
         if missing := message.number("missing_before"):
             notes.append(f"{missing} before it never came")
+    notes += [message.text("type"), message.text("priority")]
     if files := len(message.each("attachments")):
         notes.append(f"{files} attached")
     said = ", ".join(note for note in notes if note not in _PLAIN)
     subject = message.text("subject") or message.text("preview") or "(no subject)"
-    return f"{subject} [{said}]" if said else subject
+    if not said:
+        return subject
+    room = max(CELL // 2, CELL - len(one_line(said)) - 3)
+    return f"{shortened(one_line(subject), room)} [{said}]"
 
 
 COMMANDS = {
