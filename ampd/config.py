@@ -41,6 +41,7 @@ from ampd.settings import (
     Gateway,
     Limits,
     Log,
+    Metrics,
     Node,
     Peer,
     Policy,
@@ -110,6 +111,7 @@ class Config:
     policy: Policy = field(default_factory=Policy)
     gateway: Gateway = field(default_factory=Gateway)
     limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
 
 

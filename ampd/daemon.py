@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -41,7 +42,14 @@ from ampd.crypto.keys import SigningKey
 from ampd.edge.local_socket import LocalSocket
 from ampd.edge.mdns import Mdns
 from ampd.edge.methods import Rooms
+from ampd.edge.metrics import Metrics
 from ampd.edge.network import NetworkWatch
+from ampd.edge.node_figures import (
+    CountedCarrier,
+    CountedDoor,
+    asked_by_another_thread,
+    node_figures,
+)
 from ampd.edge.overview import Overview
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
@@ -49,7 +57,7 @@ from ampd.home import journal_key, keep_epoch, take_home
 from ampd.model.card import MAX_CARD
 from ampd.model.errors import Invalid, Unavailable
 from ampd.protocol.session import ENVELOPE_BYTES
-from ampd.settings import Peer, default_domain
+from ampd.settings import Endpoint, Peer, default_domain
 from ampd.storage.store import Store
 from ampd.systemd import Manager
 
@@ -71,9 +79,12 @@ class Daemon:
         self._manager = manager or Manager(os.environ)
         self._scope = trio.CancelScope()
         self._listening = ""
+        self._counts: Counter[str] = Counter()
+        self._why_not_ready = "starting"
 
     def stop(self) -> None:
         """End in good order."""
+        self._why_not_ready = "stopping"
         self._manager.stopping()
         self._scope.cancel()
 
@@ -116,9 +127,11 @@ class Daemon:
         listen = _endpoint_text(_free(config.peer.listen))
         largest = 2 * (config.limits.message_bytes + MAX_CARD)  # a letter, sealed and padded
         me = LocalNode(node, config.node.domain, epoch, listen, max(largest, ENVELOPE_BYTES))
-        peers = PeerTcp(me, whereabouts, mailbox, wall_clock, random.Random())  # noqa: S311
+        door = CountedDoor(mailbox, self._counts)
+        peers = PeerTcp(me, whereabouts, door, wall_clock, random.Random())  # noqa: S311
         letters = Letters(store, wall_clock)
-        way_out = (peers, whereabouts, wall_clock, random.Random())  # noqa: S311
+        carrier = CountedCarrier(peers, self._counts)
+        way_out = (carrier, whereabouts, wall_clock, random.Random())  # noqa: S311
         transfer = Transfer(store, agents, contacts, letters, *way_out)
         handover = Handover(store, contacts, letters, *way_out)
         relays = Relays(store, agents, peers, whereabouts, config.relay.servers, relay_keys)
@@ -214,6 +227,9 @@ class Daemon:
         inherited = _inherited(self._manager)
         self._local = LocalSocket(rooms, paths.socket, paths.agent_sockets)
         await nursery.start(self._local.serve, inherited)
+        if self._config.metrics.listen is not None:
+            await nursery.start(self._serve_metrics, self._config.metrics.listen, rooms)
+        self._why_not_ready = ""
         self._manager.ready("serving")
         log.info(
             "ready",
@@ -221,6 +237,20 @@ class Daemon:
         )
         if self._manager.alive_every is not None:
             nursery.start_soon(_say_alive, self._manager, self._manager.alive_every)
+
+    async def _serve_metrics(
+        self, listen: Endpoint, rooms: Rooms, task_status: trio.TaskStatus[None]
+    ) -> None:
+        figures = asked_by_another_thread(
+            lambda: node_figures(rooms.store, rooms.peers, self._counts, wall_clock())
+        )
+        metrics = Metrics(listen, "ampd", figures, lambda: self._why_not_ready)
+        metrics.start()
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            metrics.stop()
 
     async def _signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -245,7 +275,7 @@ class Daemon:
                 self._whereabouts.sighted(uri.key, [(uri.host, uri.port)], "static")
             changed = [
                 name
-                for name in ("node", "discovery", "limits", "gateway", "relay")
+                for name in ("node", "discovery", "limits", "gateway", "relay", "metrics")
                 if getattr(fresh, name) != getattr(self._config, name)
             ]
             if changed or fresh.peer.listen != self._config.peer.listen:

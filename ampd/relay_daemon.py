@@ -38,15 +38,17 @@ from ampd.edge.peer_budget import Limits as SessionLimits
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import NodeUri, RelayUri, key_from_text
+from ampd.model.card import MAX_CARD
 from ampd.model.errors import Invalid, Unavailable
 from ampd.model.message import digest
-from ampd.settings import read_endpoint
+from ampd.settings import MAX_MESSAGE, read_endpoint
 from ampd.storage.relay_store.port import Limits, RelayStore
 from ampd.storage.relay_store.sqlite import SqliteRelayStore
 from ampd.systemd import Manager
 
 DEFAULT_LISTEN: Final = "0.0.0.0:4161"
 SESSIONS: Final = SessionLimits(4096, 4096, each=1024)  # an office has one address
+LARGEST: Final = 2 * (MAX_MESSAGE + MAX_CARD)  # a letter, sealed and padded
 COUNT_EVERY: Final = 5.0  # seconds; `messages_held` of the metrics is as old as this
 INVITED_FOR: Final = 7 * 86_400_000  # milliseconds
 
@@ -269,7 +271,9 @@ class Relay:
                 Allowance(settings.everybody, read_members(settings.members)),
             )
             listen = _text(settings.listen)
-            me = LocalNode(self._key, "relay", self._key.public[:8], listen, limits=SESSIONS)
+            me = LocalNode(
+                self._key, "relay", self._key.public[:8], listen, LARGEST, limits=SESSIONS
+            )
             peers = PeerTcp(me, Nowhere(), door, wall_clock, random.Random())  # noqa: S311
             metrics = self._metrics(door, peers)
             try:

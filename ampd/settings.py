@@ -197,6 +197,13 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures for Prometheus, and /healthz and /readyz, over HTTP."""
+
+    listen: Endpoint | None = _setting("", read_endpoint)
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """How much is logged, and in which form."""
 

@@ -43,7 +43,7 @@ NODE_BYTES: Final = 1 << 30  # a tenth of what a relay keeps
 OVERHEAD: Final = 512  # bytes that an envelope costs beside what is sealed
 MAX_METERED: Final = 4096  # nodes; beyond that the one that deposited longest ago is forgotten
 LOOK_AGAIN: Final = 60.0  # seconds that a member is taken for one without asking the store
-FIRST_PAUSE: Final = 1.0  # seconds, when a collector cannot take mail now
+FIRST_PAUSE: Final = 0.1  # seconds, when a collector cannot take mail now: rubbish costs as much
 LONGEST_PAUSE: Final = 60.0
 EXPIRE_EVERY: Final = 60.0  # seconds
 
@@ -264,14 +264,17 @@ class RelayDoor:
         with scope:
             while True:
                 changed = self._store.changed(mailbox)
-                if await self._push_some(node, mailbox, changed):
+                left, progress = await self._push_some(node, mailbox, changed)
+                if progress:
                     pause = FIRST_PAUSE
-                else:
+                if left:
                     await trio.sleep(pause / 2 + self._rng.uniform(0, pause))
                     pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _push_some(self, node: bytes, mailbox: bytes, changed: trio.Event) -> bool:
-        """Push what lies first, or wait for some to come; False if it is to be tried later."""
+    async def _push_some(
+        self, node: bytes, mailbox: bytes, changed: trio.Event
+    ) -> tuple[bool, bool]:
+        """Push what lies first, or wait for some; whether any was left for later, or went."""
         try:
             held = await self._store.after(mailbox, None, AT_ONCE)
             taken = await self._offer(node, held)
@@ -280,12 +283,12 @@ class RelayDoor:
                 self.counters.pushed += len(taken)
         except Unavailable as exc:
             log.warning("a mailbox cannot be pushed now", extra={"why": str(exc)})
-            return False
-        all_taken = len(taken) == len(held)
+            return True, False
+        left, progress = len(taken) < len(held), bool(taken)
         if not held:
             del held, taken  # whoever waits holds no mail (E7)
             await changed.wait()
-        return all_taken
+        return left, progress
 
     async def _offer(self, node: bytes, held: Sequence[Held]) -> list[Held]:
         """Those that the collector has taken, or refused for good."""

@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from ampd.model.errors import Invalid, Unavailable
 
-_TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 _HANGS_UP_AFTER: Final = 10.0  # seconds that a caller may take to say what it wants
 
 Figures = Mapping[str, float]  # name, as it ends in "_total" (a counter) or not (a gauge) -> value
@@ -64,7 +64,7 @@ class Metrics:
             raise Unavailable(f"cannot listen for metrics on {host}:{port}: {exc}") from exc
         self.port: int = self._server.server_port
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="ampd-metrics", daemon=True
+            target=self._server.serve_forever, args=(0.1,), name="ampd-metrics", daemon=True
         )
 
     def start(self) -> None:
@@ -81,19 +81,19 @@ class Metrics:
 
         path = environ.get("PATH_INFO", "")
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
-            start("405 Method Not Allowed", [*_TEXT, ("Allow", "GET, HEAD")])
+            start("405 Method Not Allowed", [_TEXT, ("Allow", "GET, HEAD")])
             return [b"only GET\n"]
         if path == "/metrics":
             start("200 OK", [("Content-Type", exposition.CONTENT_TYPE_LATEST)])
             return [exposition.generate_latest(self._registry)]
         if path == "/healthz":
-            start("200 OK", _TEXT)
+            start("200 OK", [_TEXT])
             return [b"alive\n"]
         if path == "/readyz":
             reason = self._not_ready()
-            start("503 Service Unavailable" if reason else "200 OK", _TEXT)
+            start("503 Service Unavailable" if reason else "200 OK", [_TEXT])
             return [f"{reason or 'ready'}\n".encode()]
-        start("404 Not Found", _TEXT)
+        start("404 Not Found", [_TEXT])
         return [b"/metrics, /healthz, /readyz\n"]
 
 

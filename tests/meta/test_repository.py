@@ -164,6 +164,7 @@ SETTINGS = {
     "policy": {"unknown_senders"},
     "gateway": {"listen", "amp_domain", "amtp_domain", "admin_keys", "resolve"},
     "limits": {"message_bytes"},
+    "metrics": {"listen"},
     "log": {"level", "format"},
 }
 
