@@ -163,6 +163,7 @@ def units(tmp_path):
     """Copies whose daemon is a program that exists."""
     for unit in UNITS.iterdir():
         text = unit.read_text().replace("%h/.local/bin/ampd", "/bin/true")
+        text = text.replace("/usr/local/bin/ampd", "/bin/true")
         (tmp_path / unit.name).write_text(text)
     return tmp_path
 
@@ -179,6 +180,36 @@ def test_the_exposure_of_the_service_is_two_at_most(units):
     service = str(units / "ampd.service")
     code, text = analyze(units, "security", "--offline=true", "--threshold=20", service)
     assert code == 0, text
+
+
+def analyze_system(*words):
+    command = ["systemd-analyze", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@needs_analyze
+def test_systemd_understands_the_unit_of_the_relay(units):
+    assert analyze_system("verify", str(units / "ampd-relay.service")) == (0, "")
+
+
+@needs_analyze
+def test_the_exposure_of_the_relay_is_one_and_a_half_at_most(units):
+    service = str(units / "ampd-relay.service")
+    code, text = analyze_system("security", "--offline=true", "--threshold=15", service)
+    assert code == 0, text
+
+
+def test_the_relay_of_the_unit_would_start(tmp_path):
+    """Its flags are flags, and the folder above its home may be a symbolic link (DynamicUser=)."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "ampd-relay").symlink_to(tmp_path / "private")
+    text = (UNITS / "ampd-relay.service").read_text()
+    (line,) = (x for x in text.splitlines() if x.startswith("ExecStart="))
+    _, *flags = line.replace("%S", str(tmp_path)).split()
+    command = [sys.executable, "-m", "ampd", *flags, "--show-uri"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("amp://"), done.stderr
 
 
 @needs_analyze
