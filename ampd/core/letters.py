@@ -7,7 +7,7 @@ from typing import Final
 from ampd.crypto.keys import open1, seal
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import StorageError
-from ampd.model.message import Envelope, Letter
+from ampd.model.message import Envelope, Letter, digest
 from ampd.storage.records import Kept, Queued
 from ampd.storage.store import Store
 
@@ -51,6 +51,11 @@ class Letters:
 
     def envelope(self, item: Waiting) -> Envelope:
         """The letter as it was sealed; sealed anew if there is a newer card (transfer.py, D5)."""
+        return self.letter(item)[0]
+
+    def letter(self, item: Waiting) -> tuple[Envelope, bytes]:
+        """The same, and the hash of the signed bytes in it, which a receipt must name; b"" of a
+        letter with a receipt."""
         record = self._store.payload(item.item)
         if not isinstance(record, Queued):
             raise StorageError("the outbox points to another record", hint="amp check --repair")
@@ -58,11 +63,17 @@ class Letters:
             "SELECT signed FROM cards WHERE key=? AND seq>?", (item.key, item.item)
         ).fetchone()
         if newer is None or item.what == "receipt":
-            return Envelope(item.mailbox, item.expires, record.sealed)
+            return Envelope(item.mailbox, item.expires, record.sealed), self._digest(item, record)
         card = Card.from_bytes(open1(newer[0], CARD_CONTEXT)[1])
         kept, own_card = self.message(item)
         letter = Letter("message", kept.signed, own_card).to_bytes()
-        return Envelope(card.mailbox, item.expires, seal(card.seal_to(self._now()), letter))
+        envelope = Envelope(card.mailbox, item.expires, seal(card.seal_to(self._now()), letter))
+        return envelope, digest(kept.signed)
+
+    def _digest(self, item: Waiting, record: Queued) -> bytes:
+        if record.digest or item.what == "receipt":
+            return record.digest
+        return digest(self.message(item)[0].signed)  # queued by a version that did not note it
 
     def message(self, item: Waiting) -> tuple[Kept, bytes]:
         """What a letter carries, as it was signed, and the card of its sender."""

@@ -42,28 +42,43 @@ def note_receipt(
 ) -> None:
     """Within a work: note what a recipient's key said of a message that an agent here sent (Q2)."""
     row = tx.db.execute(
-        "SELECT m.seq, d.recipient, d.via, d.address, m.receipt FROM messages m"
-        " JOIN agents a ON a.id=m.by JOIN deliveries d ON d.message=m.seq"
-        " WHERE m.id=? AND a.key=? AND d.key=?",
-        (receipt.message, agent, key),
+        "SELECT m.seq FROM messages m JOIN agents a ON a.id=m.by WHERE m.id=? AND a.key=?",
+        (receipt.message, agent),
     ).fetchone()
     if row is None:
         return  # a message that was deleted, or never sent from here
-    seq, place, known_via, address, wanted = row
-    record = store.payload_at(tx.db, seq)
-    if not isinstance(record, Kept) or receipt.digest != digest(record.signed):
-        return  # about other bytes than those that were sent
-    known = tx.db.execute(
-        "SELECT 1 FROM receipts WHERE message=? AND recipient=? AND stage=?",
-        (seq, place, receipt.stage),
+    record = store.payload_at(tx.db, row[0])
+    if isinstance(record, Kept) and receipt.digest == digest(record.signed):
+        note_believed(tx, agents, agent, key, receipt, signed, via)
+
+
+def note_believed(
+    tx: Transaction,
+    agents: Agents,
+    agent: bytes,
+    key: bytes,
+    receipt: Receipt,
+    signed: bytes,
+    via: str,
+) -> bool:
+    """The same, of a receipt about the bytes that were sent; whether it is new."""
+    row = tx.db.execute(
+        "SELECT d.recipient, d.via, d.address, m.receipt, r.at FROM messages m"
+        " JOIN agents a ON a.id=m.by JOIN deliveries d ON d.message=m.seq"
+        " LEFT JOIN receipts r ON r.message=m.seq AND r.recipient=d.recipient AND r.stage=?"
+        " WHERE m.id=? AND a.key=? AND d.key=?",
+        (receipt.stage, receipt.message, agent, key),
     ).fetchone()
-    if known is None:
-        way = known_via or via
-        tx.append(
-            Progress(receipt.message, agent, place, receipt.stage, way, receipt.at, "", signed)
-        )
-        if wanted and receipt.stage in WORTH_A_NOTICE:
-            notify(tx, agents, agent, receipt.message, address, receipt.stage)
+    if row is None:
+        return False  # a message that was deleted, or was not for this key
+    place, known_via, address, wanted, known_at = row
+    if known_at is not None:
+        return False
+    way = known_via or via
+    tx.append(Progress(receipt.message, agent, place, receipt.stage, way, receipt.at, "", signed))
+    if wanted and receipt.stage in WORTH_A_NOTICE:
+        notify(tx, agents, agent, receipt.message, address, receipt.stage)
+    return True
 
 
 def note_local(tx: Transaction, agents: Agents, agent: Agent, seq: int, stage: str) -> None:

@@ -28,6 +28,7 @@ from ampd.model.message import (
     Letter,
     Message,
     Recipient,
+    digest,
     id_text,
     new_id,
 )
@@ -245,16 +246,17 @@ class Submission:
         self, tx: Transaction, agent: Agent, message: Message, targets: list[Target], signed: bytes
     ) -> None:
         """For every recipient elsewhere, the sealed bytes into the outbox."""
-        letter = b""
+        letter = sent = b""
         for place, target in enumerate(targets):
             if target.local is not None:
                 continue
             letter = letter or Letter("message", signed, agent.signed_card).to_bytes()
+            sent = sent or digest(signed)
             tx.append(
                 Queued(
                     "message", message.id, place, agent.key, str(target.address), target.key,
                     mailbox_of(target.key), message.expires,
-                    _sealed(target, letter, tx.now), tx.now,
+                    _sealed(target, letter, tx.now), tx.now, digest=sent,
                 )
             )  # fmt: skip
             _write_to(tx, target)

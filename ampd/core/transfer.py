@@ -26,12 +26,12 @@ from ampd.core.contacts import Contacts
 from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
 from ampd.core.notices import notify
 from ampd.core.ports import Carrier
-from ampd.core.receipts import note_receipt
 from ampd.core.routing import routes
+from ampd.core.settling import Settled, Settling
 from ampd.core.whereabouts import Whereabouts
 from ampd.crypto.keys import open1
 from ampd.model.errors import AmpdError, Refused, StaleKey, StorageError, Unavailable
-from ampd.model.message import RECEIPT_CONTEXT, Delivery, Receipt, digest
+from ampd.model.message import RECEIPT_CONTEXT, Delivery, Receipt
 from ampd.storage.records import Dropped, Progress
 from ampd.storage.store import Store, Transaction
 
@@ -65,6 +65,7 @@ class Transfer:
         self._letters = letters
         self._carrier = carrier
         self._whereabouts = whereabouts
+        self._settling = Settling(store, agents)
         self._now = now
         self._rng = rng
         self._pauses: dict[bytes, trio.CancelScope | None] = {}  # of the nodes that are served
@@ -195,7 +196,7 @@ class Transfer:
 
     async def _answer(self, node: bytes, item: Waiting) -> None:
         """Offer one letter, and write down what became of it. Raises StaleKey or Unavailable."""
-        envelope = self._letters.envelope(item)
+        envelope, sent = self._letters.letter(item)
         try:
             delivery = await self._carrier.deliver(node, envelope)
         except StaleKey:
@@ -203,7 +204,7 @@ class Transfer:
         except Refused as exc:
             await self._give_up(item, "failed", str(exc), said_by=item.address)
         else:
-            await self._settle(item, delivery)
+            await self._settle(item, delivery, sent)
 
     async def _learn_newer(self, item: Waiting, stale: StaleKey) -> None:
         """D5: take in the newer card. Raises Unavailable if it does not help."""
@@ -217,35 +218,25 @@ class Transfer:
         if self._contacts.card(item.key) == known:
             raise Unavailable("the peer says its key is stale, and shows no card that helps")
 
-    async def _settle(self, item: Waiting, delivery: Delivery) -> None:
+    async def _settle(self, item: Waiting, delivery: Delivery, sent: bytes) -> None:
         """D6."""
         self._stale.pop(item.item, None)
         if item.what == "receipt":
-            await self._store.write(lambda tx: tx.append(Dropped(item.item, tx.now)), urgent=True)
+            await self._settling.settle(Settled(item))
             return
-        key, receipt = self._believed(item, delivery.receipt)
+        receipt = self._believed(item, delivery.receipt, sent)
+        await self._settling.settle(Settled(item, receipt, delivery.receipt))
 
-        def work(tx: Transaction) -> None:
-            note_receipt(
-                tx, self._store, self._agents, item.by, key, receipt, delivery.receipt, "direct"
-            )
-            row = tx.db.execute("SELECT 1 FROM outbox WHERE item=?", (item.item,)).fetchone()
-            if row is not None:
-                tx.append(Dropped(item.item, tx.now))
-
-        await self._store.write(work, urgent=True)
-
-    def _believed(self, item: Waiting, signed: bytes) -> tuple[bytes, Receipt]:
-        """The key and the words of a receipt that is the recipient's; else Unavailable."""
+    def _believed(self, item: Waiting, signed: bytes, sent: bytes) -> Receipt:
+        """The words of a receipt that is the recipient's, for these bytes; else Unavailable."""
         try:
             key, payload = open1(signed, RECEIPT_CONTEXT)
             receipt = Receipt.from_bytes(payload)
         except Refused as exc:
             raise Unavailable(f"the peer's receipt is not believed: {exc}") from None
-        sent = digest(self._letters.message(item)[0].signed)
         if (key, receipt.message, receipt.digest) != (item.key, item.message, sent):
             raise Unavailable("the peer's receipt is not the recipient's: not believed")
-        return key, receipt
+        return receipt
 
     async def _give_up(self, item: Waiting, status: str, reason: str, *, said_by: str = "") -> None:
         """D4."""

@@ -68,6 +68,7 @@ class Queued:
     sealed: bytes
     at: int
     replaces: int = 0  # an earlier item, sealed to a key that was stale
+    digest: bytes = b""  # of the signed message inside, as its receipt must name it
 
 
 @dataclass(frozen=True, slots=True)
