@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import trio
 
+from ampd.storage.groups import counted
 from ampd.storage.journal import WORTH_IT
 from ampd.storage.records import (
     Agent,
@@ -138,7 +139,7 @@ def _find(writer: Writer, db: sqlite3.Connection, first: int, until: int, now: i
     """K3: read one segment and judge each of its records."""
     seqs: set[int] = set()
     seen: list[Seen] = []
-    for seq, record, _ in writer.records(first - 1, until, void=seqs.add):
+    for seq, record, _ in counted(writer.journal, first - 1, until, void=seqs.add):
         if is_dead(db, seq, record, now):
             seqs.add(seq)
             if isinstance(record, Deleted):

@@ -30,7 +30,7 @@ import trio
 from ampd.model.errors import AmpdError, StorageError
 from ampd.storage import cleaning
 from ampd.storage.disk import Disk
-from ampd.storage.groups import Entry
+from ampd.storage.groups import Entry, counted
 from ampd.storage.index import connect
 from ampd.storage.journal import Journal, Position
 from ampd.storage.records import Record, from_bytes
@@ -276,7 +276,7 @@ class Store:
 
     def records(self, after: int = 0) -> Iterator[Entry]:
         """What counts in the journal, in order; in any thread."""
-        return self._writer.records(after)
+        return counted(self._writer.journal, after)
 
     def payload(self, seq: int) -> Record:
         """The record `seq`, proved against its checksum and the chain's key."""

@@ -13,7 +13,7 @@ Not here: who waits for what (store.py), which records are dead (cleaning.py).
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,14 +23,10 @@ import outcome
 from ampd.model.errors import AmpdError, StorageError
 from ampd.storage import index as indexes
 from ampd.storage.disk import Disk
-from ampd.storage.groups import Entry, counted
+from ampd.storage.groups import counted
 from ampd.storage.index import Index, IndexUnusableError, is_full
 from ampd.storage.journal import Journal, Position
-from ampd.storage.records import (
-    Kept,
-    Queued,
-    grouped,
-)
+from ampd.storage.records import Kept, Queued, grouped
 from ampd.storage.reserve import Reserve
 from ampd.storage.transaction import Topic, Transaction, Work, topics_of
 
@@ -231,16 +227,6 @@ class Writer:
         self._log_damage()
         return topics
 
-    def records(
-        self,
-        after: int = 0,
-        until: int = 1 << 62,
-        *,
-        void: Callable[[int], None] = lambda _: None,
-    ) -> Iterator[Entry]:
-        """What counts in the journal, of numbers above `after` and below `until` (groups.py)."""
-        return counted(self.journal, after, until, void=void)
-
     # --- writing -------------------------------------------------------------------------
 
     def commit(self, batch: list[Work]) -> set[Topic]:
@@ -260,44 +246,52 @@ class Writer:
 
     def _attempt(self, batch: list[Work]) -> set[Topic]:
         topics = self._recover()
-        urgent = all(work.urgent for work in batch)
-        index = self.index
-        index.db.execute("BEGIN IMMEDIATE")
-        payloads: list[bytes] = []
-        bulk: list[int] = []
-        several = False
-        before = self.journal.checkpoint.seq
-        for work in batch:
-            transaction = Transaction(index, before + len(payloads) + 1, self._now())
-            self._run_one(work, transaction)
-            payloads += transaction.payloads
-            bulk += transaction.bulk
-            topics |= transaction.topics
-            several = several or len(transaction.payloads) > 1
+        index, before = self.index, self.journal.checkpoint.seq
+        done = self._run(batch, careful=False) or self._run(batch, careful=True)
+        payloads = [payload for each in done for payload in each.payloads]
+        topics.update(topic for each in done for topic in each.topics)
         if payloads:
+            urgent = all(work.urgent for work in batch)
             if not urgent and not self._room.hold():
                 raise self._room.refusal()
+            several = any(len(each.payloads) > 1 for each in done)
             written = self.journal.append(grouped(payloads) if several else payloads, urgent=urgent)
+            bulk = (seq for each in done for seq in each.bulk)
             index.note_places((seq, written[seq - before - 1].position) for seq in bulk)
             self.journal.sync()
             index.note_checkpoint(self.journal.checkpoint)
         self._commit_index()
         return topics
 
-    def _run_one(self, work: Work, transaction: Transaction) -> None:
-        """E1. An error of the index is not the work's: it is raised."""
+    def _run(self, batch: list[Work], *, careful: bool) -> list[Transaction]:
+        """All works, in one go; [] if one raised and there is no way back but all the way (E1).
+
+        With `careful` there is a way back from each, which costs more. An error of the index is not
+        the work's: it is raised.
+        """
         db = self.index.db
-        db.execute("SAVEPOINT work")
-        work.result = outcome.capture(work.run, transaction)
-        if isinstance(work.result, outcome.Error):
-            if isinstance(work.result.error, sqlite3.Error):
-                raise work.result.error
-            db.execute("ROLLBACK TO work")
-            self.index.forget_cache()
-            transaction.payloads.clear()
-            transaction.bulk.clear()
-            transaction.topics.clear()
-        db.execute("RELEASE work")
+        db.execute("BEGIN IMMEDIATE")
+        done: list[Transaction] = []
+        following = self.journal.checkpoint.seq + 1
+        for work in batch:
+            transaction = Transaction(self.index, following, self._now())
+            if careful:
+                db.execute("SAVEPOINT work")
+            work.result = outcome.capture(work.run, transaction)
+            if isinstance(work.result, outcome.Error):
+                if isinstance(work.result.error, sqlite3.Error):
+                    raise work.result.error
+                if not careful:
+                    self.index.rollback()
+                    return []
+                db.execute("ROLLBACK TO work")
+                self.index.forget_cache()
+                transaction = Transaction(self.index, following)
+            done.append(transaction)
+            following = transaction.next_seq
+            if careful:
+                db.execute("RELEASE work")
+        return done
 
     def _undo(self) -> None:
         """After a failure: nothing of the batch stays, in the index or in the journal."""
