@@ -38,7 +38,6 @@ from ampd.storage.relay_store.port import Full, Held, RelayStore
 AT_ONCE: Final = 32  # envelopes under way to one collector: half a session's window
 MAX_CLAIMS: Final = 256  # mailboxes of one node
 MAX_ANSWER: Final = 200  # cards in one answer
-MAX_SAME_ADDRESS: Final = 1000  # cards of one address that are looked through for one of them
 NODE_BYTES: Final = 1 << 30  # a tenth of what a relay keeps
 OVERHEAD: Final = 512  # bytes that an envelope costs beside what is sealed
 MAX_METERED: Final = 4096  # nodes; beyond that the one that deposited longest ago is forgotten
@@ -209,7 +208,7 @@ class RelayDoor:
         except Full as exc:
             log.warning("a card is not kept", extra={"why": str(exc)})
             return True  # there is none of this key
-        if signed in await self._book.find(str(card.address), MAX_SAME_ADDRESS):
+        if signed == await self._book.of(key):
             return True
         log.info("a mailbox is claimed by a card that is not the newest")
         return False

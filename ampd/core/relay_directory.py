@@ -40,6 +40,11 @@ class CardBook:
             key, self._name(str(card.address)), card.number, kept, withdrawn=card.withdrawn
         )
 
+    async def of(self, key: bytes) -> bytes | None:
+        """The signed card that is kept of a key; None too if it was altered (N2)."""
+        kept = await self._store.card(key)
+        return kept if kept is None or self._key is None else self._key.open(kept)
+
     async def find(self, pattern: str, limit: int) -> list[bytes]:
         """The signed cards of an address, of a domain ("@x.local"), or of everybody ("")."""
         kept = await self._store.cards(self._name(pattern), limit)

@@ -229,6 +229,7 @@ async def test_rs6_the_newest_card_of_a_key_is_kept(site):
         assert not await store.put_card(NODE, "alice@x.local", 4, b"four", withdrawn=False)
         assert not await store.put_card(NODE, "alice@x.local", 5, b"other", withdrawn=False)
         assert await store.cards("alice@x.local") == [b"five"]
+        assert await store.card(NODE) == b"five" and await store.card(OTHER) is None
         assert await store.put_card(NODE, "alice@y.local", 6, b"moved", withdrawn=False)
         assert await store.cards("alice@x.local") == []
     async with site.store() as store:

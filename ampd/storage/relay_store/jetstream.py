@@ -177,6 +177,10 @@ class JetStreamRelayStore:
         """Keep the newest card of a key (RS6)."""
         return await self._thread.call(self._book.put_card, key, address, number, signed, withdrawn)
 
+    async def card(self, key: bytes) -> bytes | None:
+        """The newest card of a key."""
+        return await self._thread.call(self._book.card, key)
+
     async def cards(self, pattern: str, limit: int = 1000) -> list[bytes]:
         """Signed cards."""
         return await self._thread.call(self._book.cards, pattern, limit)

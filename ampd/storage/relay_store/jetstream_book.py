@@ -118,6 +118,11 @@ class Book:
         domain = _text(address.rpartition("@")[2].encode())
         return f"{self._base}.at.{domain}.{_text(address.encode())}.{_text(key)}"
 
+    async def card(self, key: bytes) -> bytes | None:
+        """The newest of a key."""
+        kept = await self._read(f"card.{_text(key)}")
+        return kept.data if kept else None
+
     async def cards(self, pattern: str, limit: int) -> list[bytes]:
         """Of an address, a domain, or all."""
         name, _, domain = pattern.rpartition("@")

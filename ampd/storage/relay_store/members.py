@@ -52,6 +52,12 @@ def put_card(db: sqlite3.Connection, card: CardRow, most: int) -> bool:
     return True
 
 
+def card(db: sqlite3.Connection, key: bytes) -> bytes | None:
+    """The newest of a key."""
+    row = db.execute("SELECT signed FROM cards WHERE key=?", (key,)).fetchone()
+    return bytes(row[0]) if row else None
+
+
 def cards(db: sqlite3.Connection, pattern: str, limit: int) -> list[bytes]:
     """Of an address, of "@domain", or of everybody (""); the withdrawn ones last."""
     name, _, domain = pattern.rpartition("@")

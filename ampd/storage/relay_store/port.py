@@ -126,6 +126,9 @@ class RelayStore(Protocol):
     ) -> bool:
         """Keep a card, durably, if it is newer than what is kept of its key (RS6)."""
 
+    async def card(self, key: bytes) -> bytes | None:
+        """What is kept as the newest card of a key."""
+
     async def cards(self, pattern: str, limit: int = 1000) -> list[bytes]:
         """Signed cards of an address ("alice@x.local"), a domain ("@x.local") or of all ("").
 

@@ -205,6 +205,10 @@ class SqliteRelayStore:
         card = members.CardRow(key, address, number, signed, withdrawn)
         return await self._writer.write(lambda db: members.put_card(db, card, self._limits.cards))
 
+    async def card(self, key: bytes) -> bytes | None:
+        """The newest card of a key."""
+        return await self._read(lambda db: members.card(db, key))
+
     async def cards(self, pattern: str, limit: int = 1000) -> list[bytes]:
         """Signed cards."""
         return await self._read(lambda db: members.cards(db, pattern, limit))
