@@ -18,7 +18,7 @@ A word is a CBOR array (model/encoding.py) that begins with its tag:
   V2  A word with a field missing, too many, of another type or over its limit is a violation.
   V3  Tags 64-127 are extensions: a node that does not know one ignores the word. Any other tag
       that is not in the table is a violation. 16-31 are kept for the words of a relay.
-  V4  Text that people may be shown is printable and bounded.
+  V4  Text that people may be shown is printable and bounded; a domain is DNS labels in lower case.
 
 Not here: who may say what, when (session.py).
 """
@@ -26,6 +26,7 @@ Not here: who may say what, when (session.py).
 from dataclasses import dataclass
 from typing import Final
 
+from ampd.model.address import check_domain
 from ampd.model.errors import Invalid, ProtocolError
 from ampd.model.message import Envelope
 
@@ -233,7 +234,7 @@ def _request(tag: int, number: int, fields: list[object]) -> Event | None:
 def _hello(version: int, fields: list[object]) -> Hello | None:
     match fields:
         case [str(domain), bytes(epoch), int(port), int(size), list(features), *_] if (
-            _shown(domain, MAX_DOMAIN)
+            _is_domain(domain)
             and len(epoch) == 8
             and _number(port)
             and port < 65536
@@ -262,6 +263,14 @@ def _word(value: object, limit: int) -> str:
     ):
         return value
     raise ProtocolError("V2: an address or a feature that is no short text")
+
+
+def _is_domain(text: str) -> bool:
+    """In its one spelling: people and programs are shown whatever a stranger says it serves."""
+    try:
+        return check_domain(text) == text
+    except Invalid:
+        return False
 
 
 def may_be_asked(address: str) -> bool:
