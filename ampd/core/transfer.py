@@ -2,7 +2,8 @@
 
 D1  A letter stays in the outbox until a receipt, a refusal or its expiry; the number of
     attempts ends nothing.
-D2  Letters for one node are offered in the order in which they were queued, several at a time.
+D2  Letters for one node are offered in the order in which they were queued, several at a time:
+    the first AT_ONCE that are not under way, until one of them has to be offered again.
 D3  A node that is away is tried again when something changes (a session, a sighting, a network,
     a new letter), and otherwise after 1 s doubling to 5 min, with full jitter.
 D4  A refusal and an expiry go back to the sender as a message, with the reason.
@@ -45,6 +46,36 @@ _ROUNDS_OF_STALE: Final = 3  # a card that is stale as soon as it is shown is no
 log = logging.getLogger("ampd.transfer")
 
 
+class _Flow:
+    """The letters under way to one node, until one of them has to be offered again."""
+
+    __slots__ = ("changed", "halted", "later", "tried", "under_way")
+
+    def __init__(self, tried: Attempts) -> None:
+        self.tried = tried
+        self.under_way: set[int] = set()
+        self.changed = trio.Event()  # there may be more to offer
+        self.halted = False  # no more are offered
+        self.later = False  # and not at once again
+
+    def wait(self, why: AmpdError) -> None:
+        """One could not be taken, or written down."""
+        if isinstance(why, StorageError):
+            log.warning("a letter cannot be carried now", extra={"why": str(why)})
+        self.tried.last_error = str(why)
+        self.halted = self.later = True
+
+    def ended(self, item: Waiting) -> None:
+        """It is not under way any more; many ends share one look at the queue."""
+        self.under_way.discard(item.item)
+        self.look()
+
+    def look(self) -> None:
+        """Look at the queue, if there is room for more."""
+        if self.halted or len(self.under_way) <= AT_ONCE // 2:
+            self.changed.set()
+
+
 class Transfer:
     """Carries the outbox."""
 
@@ -69,6 +100,7 @@ class Transfer:
         self._now = now
         self._rng = rng
         self._pauses: dict[bytes, trio.CancelScope | None] = {}  # of the nodes that are served
+        self._flows: dict[bytes, _Flow] = {}  # by node
         self.attempts: dict[bytes, Attempts] = {}  # by node
         self._stale: dict[int, int] = {}
 
@@ -120,26 +152,25 @@ class Transfer:
         if node not in self._pauses:
             self._pauses[node] = None
             nursery.start_soon(self._serve, node)
-        elif wake and (pause := self._pauses[node]) is not None:
-            pause.cancel()  # a new letter: try again at once (D3)
+        elif wake:
+            if (flow := self._flows.get(node)) is not None:
+                flow.look()
+            if (pause := self._pauses[node]) is not None:
+                pause.cancel()  # a new letter: try again at once (D3)
 
     async def _serve(self, node: bytes) -> None:
         """Offer what is queued for one node, until nothing is."""
         tried = self.attempts.setdefault(node, Attempts())
         while True:
             generation = self._whereabouts.generation
-            try:
-                items = self._items(node)
-                if not items:
-                    break
-                done = await self._offer_all(node, items, tried)
-            except StorageError as exc:
-                tried.last_error, done = str(exc), False
-            if done:
-                tried.count, tried.in_a_row, tried.next_at = 0, 0, 0
-            else:
+            flow = self._flows[node] = _Flow(tried)
+            if not await self._offer_all(node, flow):
+                break
+            if flow.later:
                 await self._pause(node, tried, generation)
-        del self._pauses[node], self.attempts[node]
+            else:
+                tried.count, tried.in_a_row, tried.next_at = 0, 0, 0
+        del self._pauses[node], self.attempts[node], self._flows[node]
 
     def _items(self, node: bytes) -> list[Waiting]:
         """The first letters for agents whose card names this node, in order (D2)."""
@@ -163,36 +194,56 @@ class Transfer:
             tried.in_a_row = 0
         self._pauses[node] = None
 
-    async def _offer_all(self, node: bytes, items: list[Waiting], tried: Attempts) -> bool:
-        """Offer letters in their order; False if something is to be waited for."""
-        answered: list[bool | None] = []  # None: it is to be offered again at once
-        async with trio.open_nursery() as nursery:
-            for item in items:
-                nursery.start_soon(self._offer, node, item, tried, answered)
-                # Trio runs what became ready together in any order: one round for each keeps D2.
-                await trio.lowlevel.checkpoint()
-                if not all(answered):
-                    break  # what comes behind it must not come before it
-        return False not in answered
+    async def _offer_all(self, node: bytes, flow: _Flow) -> bool:
+        """Offer letters in their order until none is left or one has to be offered again.
 
-    async def _offer(
-        self, node: bytes, item: Waiting, tried: Attempts, answered: list[bool | None]
-    ) -> None:
-        if not all(answered):
-            return  # one before it failed since it was started
+        Whether there were any. Of the first AT_ONCE in the queue those go out that are not under
+        way yet: what is older can only have come since, by another card, and passes nobody.
+        """
+        offered = False
+        async with trio.open_nursery() as nursery:
+            while not flow.halted:
+                flow.changed = trio.Event()
+                fresh = self._fresh(node, flow)
+                if not fresh and (flow.halted or not flow.under_way):
+                    break
+                for item in fresh:
+                    offered = True
+                    flow.under_way.add(item.item)
+                    nursery.start_soon(self._offer, node, item, flow)
+                    # Trio runs what became ready together in any order: one round each keeps D2.
+                    await trio.lowlevel.checkpoint()
+                    if flow.halted:
+                        break  # what comes behind it must not come before it
+                await flow.changed.wait()
+        return offered or flow.later
+
+    def _fresh(self, node: bytes, flow: _Flow) -> list[Waiting]:
         try:
-            try:
+            items = self._items(node)
+        except StorageError as exc:
+            flow.wait(exc)
+            return []
+        room = AT_ONCE - len(flow.under_way)
+        return [item for item in items if item.item not in flow.under_way][:room]
+
+    async def _offer(self, node: bytes, item: Waiting, flow: _Flow) -> None:
+        try:
+            if not flow.halted:  # else one before it failed since it was started
                 await self._answer(node, item)
-            except StaleKey as exc:
-                answered.append(None)  # first of all: nothing behind it may pass, newly sealed
-                await self._learn_newer(item, exc)
+        except StaleKey as exc:
+            flow.halted = True  # first of all: nothing behind it may pass, newly sealed
+            await self._renew(item, exc, flow)
         except AmpdError as exc:  # not now: all that is for good was answered (D7)
-            if isinstance(exc, StorageError):
-                log.warning("a letter cannot be carried now", extra={"why": str(exc)})
-            tried.last_error = str(exc)
-            answered.append(False)
-        else:
-            answered.append(True)
+            flow.wait(exc)
+        finally:
+            flow.ended(item)
+
+    async def _renew(self, item: Waiting, stale: StaleKey, flow: _Flow) -> None:
+        try:
+            await self._learn_newer(item, stale)
+        except AmpdError as exc:
+            flow.wait(exc)
 
     async def _answer(self, node: bytes, item: Waiting) -> None:
         """Offer one letter, and write down what became of it. Raises StaleKey or Unavailable."""

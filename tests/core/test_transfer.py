@@ -160,6 +160,28 @@ async def test_d2_many_are_under_way_at_once_but_no_more_than_a_window(
     assert len(other.inbox(bob, limit=1000)) == transfer.AT_ONCE + 10
 
 
+async def test_d2_an_answer_that_is_late_holds_up_none_behind_it(
+    autojump_clock, running, other, alice, bob, lan
+):
+    real, first, go = lan.deliver, [], trio.Event()
+
+    async def deliver(node, envelope):
+        delivery = await real(node, envelope)
+        if not first:
+            first.append(envelope)
+            await go.wait()
+        return delivery
+
+    lan.deliver = deliver
+    lan.plug_in(other)
+    for number in range(2 * transfer.AT_ONCE):
+        await running.send(alice, BOB, str(number))
+    await until(running, lambda: len(running.outbox()) == 1)
+    go.set()
+    await emptied(running)
+    assert other.bodies(bob, limit=1000) == [str(n) for n in range(2 * transfer.AT_ONCE)]
+
+
 async def test_d2_a_letter_that_must_wait_lets_none_behind_it_pass(
     autojump_clock, running, other, alice, bob, lan
 ):

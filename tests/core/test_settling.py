@@ -1,0 +1,65 @@
+"""Z1-Z3: receipts that came together are written together, and none waits for another's trouble."""
+
+import pytest
+import trio
+
+from ampd.core.letters import COLUMNS, Waiting
+from ampd.core.receipts import receipt_for
+from ampd.core.settling import Settled, Settling
+from ampd.crypto.keys import open1
+from ampd.model.message import RECEIPT_CONTEXT, Message, Receipt
+from ampd.storage.index import read_payload
+from ampd.storage.records import Deleted
+
+
+@pytest.fixture
+async def sent(node, other, alice, bob):
+    """The ids of three letters that wait."""
+    await node.meet(other)
+    return [(await node.send(alice, "bob@there.local", str(number))).id for number in range(3)]
+
+
+def answers(node, bob):
+    """Each letter that waits, with what its recipient signed."""
+    rows = node.store.view.execute(
+        f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by ORDER BY o.item"
+    )
+    return [answer(node, bob, Waiting(*row)) for row in rows]
+
+
+def answer(node, bob, item):
+    kept = node.transfer._letters.message(item)[0].signed
+    signed = receipt_for(bob, Message.from_bytes(read_payload(kept)), kept, "delivered", 1)
+    return Settled(item, Receipt.from_bytes(open1(signed, RECEIPT_CONTEXT)[1]), signed)
+
+
+async def settle_together(node, found):
+    settling = Settling(node.store, node.agents)
+    async with trio.open_nursery() as nursery:
+        for one in found:
+            nursery.start_soon(settling.settle, one)
+
+
+async def test_z1_what_came_together_is_settled_and_gone_from_the_outbox(node, alice, bob, sent):
+    await settle_together(node, answers(node, bob))
+    assert [node.status(alice, each) for each in sent] == ["delivered"] * 3
+    assert node.outbox() == []
+
+
+async def test_z1_a_receipt_that_is_known_only_ends_its_letter(node, alice, bob, sent):
+    found = answers(node, bob)
+    await settle_together(node, found)
+    await settle_together(node, found)
+    assert [node.status(alice, each) for each in sent] == ["delivered"] * 3
+
+
+async def test_z3_a_letter_whose_message_is_gone_keeps_no_other_from_its_end(
+    node, alice, bob, sent
+):
+    found = answers(node, bob)
+    await node.store.write(
+        lambda tx: tx.append(Deleted(alice.key, found[1].item.message, alice.key, 1, 1))
+    )
+    await settle_together(node, found)
+    assert [node.status(alice, each) for each in (sent[0], sent[2])] == ["delivered"] * 2
+    assert node.outbox() == []
