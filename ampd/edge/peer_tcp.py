@@ -314,6 +314,7 @@ class PeerTcp:
             return
         finally:
             self._half_open.release(host)
+        del handshake  # what it needed is kilobytes, and the session may last for an hour
         await self._be_called(peer, connection, host)
 
     def _is_stranger(self, node: bytes | None) -> bool:
@@ -329,8 +330,6 @@ class PeerTcp:
         self._take_up(peer, connection, called_by_us=False)
         with trio.CancelScope(shield=True):  # the stream is closed behind us: not before Goodbye
             await connection.closed.wait()
-
-    # Both
 
     async def _greet(
         self, stream: trio.SocketStream, handshake: Handshake, peer: Peer, source: str

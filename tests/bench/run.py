@@ -15,6 +15,7 @@ import bench_between
 import bench_cli
 import bench_idle
 import bench_mailbox
+import bench_relay
 import bench_send
 
 BENCHMARKS = {
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "between": bench_between.run,
     "mailbox": bench_mailbox.run,
     "idle": bench_idle.run,
+    "relay": bench_relay.run,
     "cli": bench_cli.run,
 }
 
