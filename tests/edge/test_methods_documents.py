@@ -13,7 +13,7 @@ SUMMARY = {
     *("sent_at", "received_at", "state", "trust", "encrypted", "flags", "size", "preview"),
     "attachments",
 }
-SUMMARY_TOO = {"reason", "missing_before"}
+SUMMARY_TOO = {"reason", "missing_before", "status"}
 READ = SUMMARY | {"body", "payload", "context", "content", "via", "signer"}
 WHOAMI = {
     *("name", "address", "fingerprint", "contact", "alias", "description", "capabilities"),
