@@ -142,13 +142,7 @@ class Daemon:
             nursery.start_soon(self._signals)
             port = await nursery.start(peers.serve)
             self._listening = _with_port(listen, port)
-            mdns = None
-            if config.discovery.mdns:
-                mdns = Mdns(
-                    node.public, port, whereabouts, network,
-                    interfaces=config.discovery.interfaces,
-                )  # fmt: skip
-                await nursery.start(mdns.run)
+            mdns = await self._discover(nursery, node.public, port, network)
             for uri in config.peer.static:
                 whereabouts.sighted(uri.key, [(uri.host, uri.port)], "static")
             nursery.start_soon(network.run)
@@ -172,6 +166,16 @@ class Daemon:
                 store, agents, contacts, peers, transfer, handover, relays, bundles, overview
             )
             await self._serve_socket(nursery, rooms)
+
+    async def _discover(
+        self, nursery: trio.Nursery, node: bytes, port: int, network: NetworkWatch
+    ) -> Mdns | None:
+        wanted = self._config.discovery
+        if not wanted.mdns:
+            return None
+        mdns = Mdns(node, port, self._whereabouts, network, interfaces=wanted.interfaces)
+        await nursery.start(mdns.run)
+        return mdns
 
     def _rooms(  # the one place that knows every room
         self,
