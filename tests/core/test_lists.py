@@ -46,7 +46,8 @@ async def test_v1_an_agent_sees_its_own_mail_and_nobody_elses(node, alice):
     [
         ({}, range(1, 11)), ({"limit": 3}, [8, 9, 10]), ({"before": "4"}, [1, 2, 3]),
         ({"before": "1"}, []), ({"before": "4", "limit": 2}, [2, 3]), ({"after": "7"}, [8, 9, 10]),
-        ({"after": "7", "limit": 2}, [9, 10]), ({"after": "7", "limit": 2, "oldest": True}, [8, 9]), ({"after": "10"}, []), ({"after": "99"}, []),
+        ({"after": "7", "limit": 2}, [9, 10]),
+        ({"after": "7", "limit": 2, "oldest": True}, [8, 9]), ({"after": "10"}, []), ({"after": "99"}, []),
         ({"after": "2", "before": "6"}, [3, 4, 5]),
         ({"after": "2", "before": "6", "limit": 2}, [4, 5]),
     ],
