@@ -191,6 +191,8 @@ class Agents:
             first = now  # higher than any card of this key that others may have
         else:
             fresh = keyfiles.new_agent_keys(now + INBOX_KEY_FOR)
+            nobody = Agent(name, Address(name, self.domain), now, fresh, *_NO_CARD)
+            self._signed(nobody, first, profile)  # what is refused leaves no keys behind (A4)
             keyfiles.save_agent_keys(path, fresh, replace=False)
         keys = keyfiles.load_agent_keys(path)
         row = self._store.view.execute(

@@ -171,10 +171,10 @@ class Mailbox:
         if before:
             return before, False  # B2, also when it has expired since
         self._check_times(message, tx.now, via)
-        if opened.card is not None:
+        reason = self._contacts.judge(tx, message.sender, key, via)
+        if opened.card is not None:  # whoever wrote is no stranger by sight (contacts.py, N4)
             signed, card = opened.card
             self._contacts.take_card(tx, signed, key, card, node, via)
-        reason = self._contacts.judge(tx, message.sender, key, via)
         state = State.QUARANTINED if reason else State.UNREAD
         found = flags(message.subject, message.body, message.payload or "", message.context or "")
         box = (agent.key, next_number(tx, agent.key), int(state), reason)

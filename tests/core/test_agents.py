@@ -131,3 +131,11 @@ async def test_a4_an_agent_whose_record_was_lost_is_back_with_its_key_and_its_ma
     back = again.named("alice")
     assert (back.key, back.keys.mailbox) == (alice.key, alice.keys.mailbox)
     assert back.card.number > before
+
+
+async def test_a4_who_was_refused_is_not_back_after_a_restart(tmp_path, clock):
+    async with fakes.node(tmp_path, clock=clock) as node:
+        with pytest.raises(Invalid):
+            await node.agents.create("quentin", Profile(description="d" * 5000))
+    async with fakes.node(tmp_path, clock=clock) as node:
+        assert list(node.agents) == []

@@ -7,6 +7,7 @@ import fakes
 import pytest
 from fakes import START, message, post, resigned, sign
 
+from ampd.core import contacts
 from ampd.crypto.keys import check_sealing
 from ampd.model.errors import Refused
 
@@ -62,4 +63,13 @@ async def test_a_card_that_cannot_be_sealed_to_replaces_none(alice_and_bob):
     await here.contacts.learn([bob.signed_card], b"n" * 32, "lan")
     poison = resigned(bob, inbox=bytes(32), nodes=(b"v" * 32,))
     await here.contacts.learn([poison], b"n" * 32, "lan")
+    assert here.contacts.card(bob.key) == bob.card
+
+
+async def test_a_crowd_of_strangers_keeps_nobody_from_being_answered(alice_and_bob, monkeypatch):
+    """Else whoever fills the address book by sight cuts off all that come later."""
+    here, alice, bob = alice_and_bob
+    monkeypatch.setattr(contacts, "MAX_STRANGERS", 0)
+    what = message(bob, alice)
+    await here.mailbox.deliver(post(sign(bob, what), alice, card=bob.signed_card), b"n" * 32)
     assert here.contacts.card(bob.key) == bob.card
