@@ -7,7 +7,7 @@ from ampd.core.letters import COLUMNS, Waiting
 from ampd.core.receipts import receipt_for
 from ampd.core.settling import Settled, Settling
 from ampd.crypto.keys import open1
-from ampd.model.message import RECEIPT_CONTEXT, Message, Receipt
+from ampd.model.message import RECEIPT_CONTEXT, Message, Receipt, id_text
 from ampd.storage.index import read_payload
 from ampd.storage.records import Deleted
 
@@ -63,3 +63,11 @@ async def test_z3_a_letter_whose_message_is_gone_keeps_no_other_from_its_end(
     await settle_together(node, found)
     assert [node.status(alice, each) for each in (sent[0], sent[2])] == ["delivered"] * 2
     assert node.outbox() == []
+
+
+async def test_z2_what_came_together_is_written_in_the_order_of_the_outbox(node, bob, sent):
+    await settle_together(node, reversed(answers(node, bob)))
+    written = node.store.view.execute(
+        "SELECT m.id FROM deliveries d JOIN messages m ON m.seq=d.message ORDER BY d.changed"
+    )
+    assert [id_text(row[0]) for row in written] == sent
