@@ -105,11 +105,14 @@ class Tracking:
     def deliveries(self, agent: Agent, text: str) -> tuple[str, str, list[DeliveryState]]:
         """The id, the overall status and each recipient's state of a message that was sent."""
         row = self._sent_message(agent, text)
-        rows = self._store.view.execute(
-            "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (row["seq"],)
-        ).fetchall()
-        states = [self._delivery(each) for each in rows]
+        states = self._states(row["seq"])
         return id_text(row["id"]), overall([state.status for state in states]), states
+
+    def _states(self, seq: int) -> list[DeliveryState]:
+        rows = self._store.view.execute(
+            "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (seq,)
+        )
+        return [self._delivery(each) for each in rows]
 
     def _delivery(self, row: sqlite3.Row) -> DeliveryState:
         waiting = row["status"] in ("queued", "relayed")
@@ -125,17 +128,23 @@ class Tracking:
             read_at=row["read_at"] or 0,
         )
 
-    def changed(self, agent: Agent, after: int) -> tuple[int, list[str]]:
-        """The messages of an agent whose delivery went on after a cursor, and the new cursor."""
+    def changed(
+        self, agent: Agent, after: int
+    ) -> tuple[int, list[tuple[str, str, list[DeliveryState]]]]:
+        """What `deliveries` says of an agent's messages that went on after a cursor, and the new
+        cursor."""
         rows = self._store.view.execute(
-            "SELECT d.changed, m.id FROM deliveries d CROSS JOIN messages m ON m.seq=d.message"
-            " CROSS JOIN agents a ON a.id=m.by WHERE d.changed>0 AND d.changed>? AND a.key=?"
-            " ORDER BY d.changed"
-            " LIMIT 1000",
+            "SELECT d.changed, m.seq, m.id FROM deliveries d"
+            " CROSS JOIN messages m ON m.seq=d.message CROSS JOIN agents a ON a.id=m.by"
+            " WHERE d.changed>0 AND d.changed>? AND a.key=? ORDER BY d.changed LIMIT 100",
             (after, agent.key),
         ).fetchall()
         last = rows[-1][0] if rows else after
-        return last, list(dict.fromkeys(id_text(row[1]) for row in rows))
+        found = []
+        for seq, identifier in dict.fromkeys((row[1], row[2]) for row in rows):
+            if states := self._states(seq):  # none: it was deleted in this moment
+                found.append((id_text(identifier), overall([s.status for s in states]), states))
+        return last, found
 
     def cursor(self) -> int:
         """Where `changed` starts for somebody who wants to hear what comes."""

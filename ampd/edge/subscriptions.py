@@ -108,10 +108,11 @@ class Subscriptions:
     async def _push_status(self, agent: Agent, cursor: int) -> None:
         while True:
             changed = self._rooms.store.changed(("sent", agent.key))
-            cursor, moved = self._rooms.tracking.changed(agent, cursor)
-            for identifier in moved:
-                with contained("message.status"):
-                    state = self._rooms.tracking.deliveries(agent, identifier)
-                await self._write(notification("message.status", documents.delivery(*state)))
-            if not moved:
+            before = cursor
+            with contained("message.status"):
+                cursor, moved = self._rooms.tracking.changed(agent, cursor)
+                found = [documents.delivery(*state) for state in moved]
+            for params in found:
+                await self._write(notification("message.status", params))
+            if cursor == before:
                 await changed.wait()
