@@ -191,8 +191,7 @@ class Checkup:
             if seq > upto:
                 break
             self._signature(record, position, found)
-            fresh.apply_one_of_many(seq, record)
-        fresh.settle()
+            fresh.apply(seq, record)
         for table in _TABLES:
             differing = _differing(db, fresh.db, table)
             if differing:

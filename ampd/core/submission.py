@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import Contacts, Target, next_number
+from ampd.core.contacts import Contacts, Target
 from ampd.core.safety import flags
 from ampd.crypto.keys import random_bytes, seal, seal_to_signer
 from ampd.model.card import mailbox_of
@@ -208,15 +208,14 @@ class Submission:
     def _message(
         self, tx: Transaction, agent: Agent, draft: Draft, targets: list[Target], identifier: bytes
     ) -> Message:
-        epoch = tx.index.meta("epoch")
         return Message(
             id=identifier,
             sender=agent.address,
             to=tuple(
-                Recipient(target.address, target.key, _next_order(tx, agent.key, target.key, epoch))
+                Recipient(target.address, target.key, tx.rows.next_order(agent.key, target.key))
                 for target in targets
             ),
-            epoch=epoch,
+            epoch=tx.rows.epoch,
             sent=tx.now,
             expires=tx.now + draft.expires_in,
             thread=draft.thread or identifier,
@@ -238,7 +237,7 @@ class Submission:
             if target.local is not None:
                 reason = self._contacts.judge(tx, message.sender, agent.key, "local")
                 state = State.QUARANTINED if reason else State.UNREAD
-                number = next_number(tx, target.key)
+                number = tx.rows.next_number(target.key)
                 boxes.append((target.key, number, int(state), reason))
         return boxes
 
@@ -301,20 +300,11 @@ def _write_to(tx: Transaction, target: Target) -> None:
         )  # fmt: skip
 
 
-def _next_order(tx: Transaction, sender: bytes, recipient: bytes, epoch: bytes) -> int:
-    row = tx.db.execute(
-        "SELECT last FROM pairs_out WHERE sender=? AND recipient=? AND epoch=?",
-        (sender, recipient, epoch),
-    ).fetchone()
-    return int(row[0]) + 1 if row else 1
-
-
 def _check_here(tx: Transaction, keys: Sequence[bytes]) -> None:
     """Refused if an agent of this node was removed since it was looked up."""
     for key in keys:
-        row = tx.db.execute("SELECT name, removed FROM agents WHERE key=?", (key,)).fetchone()
-        if row["removed"]:
-            raise Refused(f"{row['name']} was removed from this node", code="recipient_unknown")
+        if name := tx.rows.removed(key):
+            raise Refused(f"{name} was removed from this node", code="recipient_unknown")
 
 
 def _no_surrogates(*texts: str | None) -> None:

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ampd.storage.pending import MOST, STATES
 from ampd.storage.records import (
     Agent,
     CardSeen,
@@ -33,17 +34,8 @@ from ampd.storage.records import (
     State,
     Void,
 )
-from ampd.storage.rows import SENT, Rows, preview, read_signed
+from ampd.storage.rows import Rows, preview, read_signed
 
-STATES: Final = ("unread", "read", "acked", "quarantined")
-
-_MESSAGE: Final = f"INSERT INTO messages VALUES({','.join('?' * 22)})"
-_BOX: Final = "INTO boxes(agent,number,message,sender,state,reason) VALUES(?,?,?,?,?,?)"
-_DELIVERY: Final = (
-    "INSERT INTO deliveries(message,recipient,address,key,status,via,at,delivered_at)"
-    " VALUES(?,?,?,?,?,?,?,?)"
-)
-_SETTLE_AT: Final = 1000  # pairs, some 200 KiB
 _TIMES: Final = {
     "relayed": ("relayed_at",),
     "delivered": ("delivered_at",),
@@ -76,16 +68,13 @@ class Applier(Rows):
         }
 
     def apply(self, seq: int, record: Record) -> int:
-        """Take in one record; for a Kept, how many of its sender are missing right before it."""
-        found = self._handlers[type(record)](seq, record) or 0
-        self.settle()
-        return found
+        """Take in one record; for a Kept, how many of its sender are missing right before it.
 
-    def apply_one_of_many(self, seq: int, record: Record) -> None:
-        """The same; what successive Kepts count is written down together, at last by `settle`."""
-        if type(record) is not Kept or len(self._orders) >= _SETTLE_AT:
-            self.settle()
-        self._handlers[type(record)](seq, record)
+        The rows of a Kept may wait until `flush` (pending.py).
+        """
+        if type(record) is not Kept or len(self._pending.messages) >= MOST:
+            self.flush()
+        return self._handlers[type(record)](seq, record) or 0
 
     # --- messages --------------------------------------------------------------------------
 
@@ -95,8 +84,7 @@ class Applier(Rows):
         counted = not by and record.via != "system"  # notices are no pair's letters
         gap = self._count_received(sender_key, message, record) if counted else 0
         to = message["to"]
-        self._db.execute(
-            _MESSAGE,
+        self._pending.messages.append(
             (
                 seq, message["id"], message["from"], sender_key, by,
                 _json([each[0] for each in to]), message["sent"], record.at,
@@ -104,22 +92,16 @@ class Applier(Rows):
                 message["type"], message["subject"], preview(message["body"]),
                 len(record.signed), _json(record.flags),
                 record.via, record.encrypted, gap, message["receipt"], record.key or None,
-            ),
+            )
         )  # fmt: skip
         sender = self.sender(message["from"])
         for agent, number, state, reason in record.boxes:
-            row = self.holder(agent)
-            self._box(row, number, seq, sender, state, reason)
-            self.count(row, state, number)
+            holder = self._known(agent)
+            holder.last = max(holder.last, number)
+            self._pending.box(holder.id, number, seq, sender, state, reason)
         if by:
             self._sent(seq, message, record, sender_key, by)
         return gap
-
-    def _box(self, *row: Any) -> None:
-        try:
-            self._db.execute(f"INSERT {_BOX}", row)
-        except sqlite3.IntegrityError:  # a Void was lost, and its number given out again (A2)
-            self._db.execute(f"INSERT OR REPLACE {_BOX}", row)
 
     def _sent(
         self, seq: int, message: dict[str, Any], record: Kept, sender_key: bytes, by: int
@@ -130,9 +112,10 @@ class Applier(Rows):
             here = key in held
             status, via = ("delivered", "local") if here else ("queued", "")
             done = at if here else None
-            self._db.execute(_DELIVERY, (seq, place, address, key, status, via, at, done))
-            self.order(sender_key, key, epoch, order)
-        self.count(by, SENT)
+            self._pending.deliveries.append((seq, place, address, key, status, via, at, done))
+            self._pending.order(sender_key, key, epoch, order)
+            self._ordered(sender_key, key, epoch, order)
+        self._pending.sent(by)
 
     def _count_received(self, sender: bytes, message: dict[str, Any], record: Kept) -> int:
         """Note the order numbers; answer how many are missing right before this message."""
@@ -214,6 +197,7 @@ class Applier(Rows):
         self._db.execute(
             "UPDATE holders SET last=max(last,?) WHERE id=?", (record.new_number, agent)
         )
+        self._forget_counts()
 
     def _deleted(self, seq: int, record: Deleted) -> None:
         agent = self.holder(record.agent)
@@ -299,6 +283,7 @@ class Applier(Rows):
             "UPDATE holders SET name=?, created=?, card=?, removed=?, seq=? WHERE id=?",
             (record.name, record.created, record.card, record.removed, seq, row),
         )
+        self._forget_counts()
         if record.purged:
             self._purge(row, seq)
 
@@ -362,6 +347,7 @@ class Applier(Rows):
         self._meta("epoch", record.epoch)
         self._meta("place", record.place)
         self._meta("epoch_seq", seq)
+        self._forget_counts()
 
     def _counters(self, seq: int, record: Counters) -> None:
         """A snapshot: what stood before it stands no more, since its records may be gone."""
@@ -376,6 +362,7 @@ class Applier(Rows):
             marks = "?,?,?,?,?,?" if table == "gaps" else "?,?,?,?"
             self._db.executemany(f"INSERT INTO {table} VALUES({marks})", rows)
         self._meta("counters_seq", seq)
+        self._forget_counts()
 
     def _void(self, _seq: int, _record: Void) -> None:
         """The writer passed the torn group over; nothing of it came here."""

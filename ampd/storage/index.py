@@ -90,7 +90,10 @@ class Index:
 
         `building` is for a file that nobody else opens and that may be lost: no log, no sync.
         """
-        self.db = connect(path)
+        self._db = connect(path)
+        self.rows = Applier(self._db)
+        self.apply = self.rows.apply
+        self.forget_cache = self.rows.forget_cache
         try:
             mode = ("OFF", "OFF") if building else ("WAL", "NORMAL")
             self.db.execute(f"PRAGMA journal_mode={mode[0]}")
@@ -109,11 +112,12 @@ class Index:
         if version != schema.VERSION:
             self.db.close()
             raise IndexUnusableError(f"version {version!r}")
-        applier = Applier(self.db)
-        self.apply = applier.apply
-        self.apply_one_of_many = applier.apply_one_of_many
-        self.settle = applier.settle
-        self.forget_cache = applier.forget_cache
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The connection, with all that was applied in the tables (pending.py, W1)."""
+        self.rows.flush()
+        return self._db
 
     def meta(self, name: str) -> Any:
         """A value that `set_meta` kept, or None."""
@@ -147,8 +151,8 @@ class Index:
 
     def rollback(self) -> None:
         """Leave the transaction, if there is one."""
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
         self.forget_cache()
 
     def close(self) -> None:

@@ -1,24 +1,32 @@
-"""The rows that records share: whom they speak of, and what they killed.
+"""The rows that records share: whom they speak of, how far they counted, what they killed.
 
 `holders` has a row for every key that a record names, `senders` one for every address; both are
 made when they are missing. What is killed goes into `garbage` with the number of its killer.
+
+  H1  What a send must know (a mailbox's last number, a pair's last order number, the epoch) is read
+      once and remembered until a rollback, or until a record changes it in another way.
 
 Not here: which record does what (applying.py).
 """
 
 import sqlite3
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.model.encoding import decode_own
+from ampd.storage.pending import Pending
 
 PREVIEW: Final = 120  # characters: one line of a wide terminal
-SENT: Final = 4  # what is counted of a holder, after the four States
-_LAST: Final = 5
-_COUNT: Final = (
-    "UPDATE holders SET unread=unread+?, read=read+?, acked=acked+?, quarantined=quarantined+?,"
-    " sent=sent+?, last=max(last,?) WHERE id=?"
-)
-_SENDERS_CACHED: Final = 4096  # a few hundred KiB; the rest is looked up
+_CACHED: Final = 4096  # of a kind: a few hundred KiB; the rest is looked up
+
+
+@dataclass(slots=True)
+class Holder:
+    """What is remembered of a key."""
+
+    id: int
+    last: int  # number in its mailbox
+    removed: str  # the name that it had as an agent of this node, or ""
 
 
 class Rows:
@@ -26,52 +34,85 @@ class Rows:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._holders: dict[bytes, int] = {}
+        self._pending = Pending(db)
+        self._holders: dict[bytes, Holder] = {}
         self._senders: dict[str, int] = {}
-        self._counts: dict[int, list[int]] = {}
         self._orders: dict[tuple[bytes, bytes], tuple[bytes, int]] = {}
-
-    def count(self, row: int, what: int, number: int = 0) -> None:
-        """A message came with this mailbox number; `what`: its State, or SENT. See `settle`."""
-        counts = self._counts.get(row)
-        if counts is None:
-            counts = self._counts[row] = [0] * 6
-        counts[what] += 1
-        counts[_LAST] = max(counts[_LAST], number)
-
-    def order(self, sender: bytes, recipient: bytes, epoch: bytes, number: int) -> None:
-        """The last order number of a pair. See `settle`."""
-        self._orders[sender, recipient] = (epoch, number)
-
-    def settle(self) -> None:
-        """Write down what was counted: once a record, and once a thousand in a rebuild."""
-        if self._counts:
-            self._db.executemany(_COUNT, [(*counts, row) for row, counts in self._counts.items()])
-            self._counts.clear()
-        if self._orders:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO pairs_out VALUES(?,?,?,?)",
-                [(*pair, *last) for pair, last in self._orders.items()],
-            )
-            self._orders.clear()
+        self._store_epoch: bytes | None = None
 
     def forget_cache(self) -> None:
         """After a rollback, what was remembered may not exist."""
-        self._counts.clear()
-        self._orders.clear()
-        self._holders.clear()
+        self._pending.clear()
+        self._forget_counts()
         self._senders.clear()
+
+    def _forget_counts(self) -> None:
+        self._holders.clear()
+        self._orders.clear()
+        self._store_epoch = None
+
+    def flush(self) -> None:
+        """What waits goes into the tables, for whoever reads them (W1)."""
+        if self._pending:
+            self._pending.flush()
+
+    # --- whom records speak of ---------------------------------------------------------------
 
     def holder(self, key: bytes) -> int:
         """The row of a key; made when it is missing."""
+        return (self._holders.get(key) or self._known(key)).id
+
+    def _known(self, key: bytes) -> Holder:
         found = self._holders.get(key)
         if found is None:
-            row = self._db.execute("SELECT id FROM holders WHERE key=?", (key,)).fetchone()
+            self.flush()
+            row = self._db.execute(
+                "SELECT id, last, CASE WHEN removed THEN name END FROM holders WHERE key=?", (key,)
+            ).fetchone()
             if row is None:
                 self._db.execute("INSERT INTO holders(key) VALUES(?)", (key,))
-                return self.holder(key)
-            found = self._holders[key] = row[0]
+                return self._known(key)
+            if len(self._holders) >= _CACHED:
+                self._holders.clear()
+            found = self._holders[key] = Holder(row[0], row[1], row[2] or "")
         return found
+
+    def removed(self, agent: bytes) -> str:
+        """The name of an agent that was removed; "" of one that is here."""
+        return self._known(agent).removed
+
+    # --- how far it was counted (H1) ---------------------------------------------------------
+
+    @property
+    def epoch(self) -> bytes:
+        """Of this store, since it was made or copied."""
+        if self._store_epoch is None:
+            row = self._db.execute("SELECT value FROM meta WHERE name='epoch'").fetchone()
+            self._store_epoch = row[0] if row else b""
+        return self._store_epoch
+
+    def next_number(self, agent: bytes) -> int:
+        """The next number of an agent's mailbox."""
+        return self._known(agent).last + 1
+
+    def next_order(self, sender: bytes, recipient: bytes) -> int:
+        """The next order number of a pair in this epoch."""
+        found = self._orders.get((sender, recipient))
+        if found is None:
+            self.flush()
+            found = self._db.execute(
+                "SELECT epoch, last FROM pairs_out WHERE sender=? AND recipient=?",
+                (sender, recipient),
+            ).fetchone() or (b"", 0)
+            self._ordered(sender, recipient, *found)
+        return found[1] + 1 if found[0] == self.epoch else 1
+
+    def _ordered(self, sender: bytes, recipient: bytes, epoch: bytes, order: int) -> None:
+        if len(self._orders) >= _CACHED:
+            self._orders.clear()
+        self._orders[sender, recipient] = epoch, order
+
+    # --- rows --------------------------------------------------------------------------------
 
     def sender(self, address: str) -> int:
         """The row of an address; made when it is missing."""
@@ -81,7 +122,7 @@ class Rows:
             if row is None:
                 self._db.execute("INSERT INTO senders(address) VALUES(?)", (address,))
                 return self.sender(address)
-            if len(self._senders) >= _SENDERS_CACHED:
+            if len(self._senders) >= _CACHED:
                 self._senders.clear()
             found = self._senders[address] = row[0]
         return found

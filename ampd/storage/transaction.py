@@ -26,6 +26,7 @@ from ampd.storage.records import (
     Released,
     to_bytes,
 )
+from ampd.storage.rows import Rows
 
 Topic = Hashable
 
@@ -43,8 +44,13 @@ class Transaction:
 
     @property
     def db(self) -> sqlite3.Connection:
-        """The index as the works before this one left it."""
+        """The index, with what this work appended."""
         return self.index.db
+
+    @property
+    def rows(self) -> Rows:
+        """What sends must know, mostly without a query."""
+        return self.index.rows
 
     def append(self, record: Record) -> int:
         """Keep `record`; its number in the journal. The index knows it at once."""

@@ -208,7 +208,7 @@ class Writer:
         try:
             after = kept.seq if kept else 0
             for seq, record, position in counted(self.journal, after, opening=self._unread):
-                index.apply_one_of_many(seq, record)
+                index.apply(seq, record)
                 if kept:
                     topics.update(topics_of(record))
                 if isinstance(record, Kept | Queued):
@@ -216,7 +216,6 @@ class Writer:
                 if len(places) >= _REPLAY_STEP:
                     index.note_places(places)
                     places.clear()
-            index.settle()
             index.note_places(places)
             index.note_checkpoint(self.journal.checkpoint)
             index.db.execute("COMMIT")
@@ -290,6 +289,7 @@ class Writer:
             done.append(transaction)
             following = transaction.next_seq
             if careful:
+                self.index.rows.flush()
                 db.execute("RELEASE work")
         return done
 

@@ -7,7 +7,7 @@ from ampd.crypto.keys import SigningKey
 from ampd.model.address import Address
 from ampd.model.message import MESSAGE_CONTEXT, Message, Recipient, new_id
 from ampd.storage.index import read_signed
-from ampd.storage.records import Agent, Deleted, Kept, Queued, State
+from ampd.storage.records import Agent, Deleted, Epoch, Kept, Queued, State
 from ampd.storage.store import Store
 
 KEY = b"k" * 32
@@ -40,6 +40,7 @@ def signed(sender, recipient, order, body="hello", at=1):
 
 
 def agents(tx):
+    tx.append(Epoch(bytes(8), b"here"))
     for key in (ALICE, BOB):
         tx.append(Agent(key.public, NAMES[key], 1, b"card"))
 
