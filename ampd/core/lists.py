@@ -16,6 +16,7 @@ from typing import Any, Final
 from ampd.core.agents import Agent
 from ampd.core.submission import overall
 from ampd.core.trust import TRUST, TRUST_JOIN
+from ampd.model.address import MAX_ADDRESS
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import id_text
 from ampd.storage.records import State
@@ -107,6 +108,8 @@ class Lists:
             raise Invalid(f"no box {wanted.box!r}", hint="use one of " + ", ".join(BOXES))
         if not 0 < wanted.limit <= MAX_LIST:
             raise Invalid(f"a list has 1 to {MAX_LIST} messages", hint=f"--limit {MAX_LIST}")
+        if len(wanted.sender) > MAX_ADDRESS:
+            raise Invalid(f"an address has at most {MAX_ADDRESS} characters", hint="--from A")
         row = self._row(agent)
         if wanted.box in ("sent", "outbox"):
             found = self._sent(row["id"], wanted)
@@ -159,7 +162,7 @@ class Lists:
         """The rows of an address, or of a name at any domain."""
         rows = self._store.view.execute(
             "SELECT id FROM senders WHERE address LIKE ? ESCAPE '\\' LIMIT 100",
-            (_like(text).replace("_", "\\_") if "@" in text else _like(text),),
+            (_like(text),),
         )
         return [row[0] for row in rows]
 

@@ -1,7 +1,7 @@
 """Whole messages: the text as it was sent, and what an assistant may be shown.
 
-  O1  `content` is the text made harmless for a terminal; wrapped, unless its sender is verified.
-  O2  What is shown was proved against the journal's checksum and keyed chain in the same moment.
+O1  `content` is the text made harmless for a terminal; wrapped, unless its sender is verified.
+O2  What is shown was proved against the journal's checksum and keyed chain in the same moment.
 """
 
 from collections.abc import Sequence

@@ -54,6 +54,8 @@ class RelayMethods:
         to = params.texts("to", one_will_do=True) or []
         after = params.integer("after", 0)
         params.done()
+        if not 0 <= after < 1 << 62:
+            raise Invalid("after must be the `next` of the page before")
         page = self._bundles.write(to, after)
         return {
             "items": [base64.b64encode(item).decode("ascii") for item in page.items],

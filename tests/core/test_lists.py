@@ -202,3 +202,12 @@ async def test_what_was_sent_says_how_far_it_got(node, other, alice, bob):
     await node.send(alice, ["alice", str(bob.address)], "here and there")
     assert [each.status for each in node.inbox(alice, box="sent")] == ["delivered", "queued"]
     assert [each.status for each in node.inbox(alice)] == ["", ""], "of what came, nothing is told"
+
+
+async def test_a_sender_with_an_underscore_is_found_by_name_and_by_address(node):
+    a_b = await node.agent("a_b")
+    await node.send(a_b, "a_b", "hello")
+    for sender in ("a_b", "a_b@here.local"):
+        assert node.bodies(a_b, sender=sender) == ["hello"]
+    assert node.bodies(a_b, sender="aXb@here.local") == []
+    assert code(node.lists.listing, a_b, Filter(sender="x" * 300)) == "invalid"
