@@ -51,6 +51,7 @@ class Collectors:
         self.taken = []
         self.offered = []
         self.nodes = set()
+        self.broken = 0  # how often it did not take something
         self.script = lambda envelope: None
         self.news = trio.Event()
 
@@ -58,9 +59,13 @@ class Collectors:
         pass
 
     async def deliver(self, node, envelope):
+        begun = self.broken
         await trio.lowlevel.checkpoint()
+        if begun != self.broken:
+            raise Unavailable("one before it was not taken")  # as a Carrier promises
         self.offered.append((node, envelope))
         if (wrong := self.script(envelope)) is not None:
+            self.broken += isinstance(wrong, Unavailable)
             raise wrong
         self.taken.append(envelope)
         self.nodes.add(node)
