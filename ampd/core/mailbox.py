@@ -13,7 +13,8 @@
   B5  What was sealed to a key that is gone is refused with the newer card.
   B6  A receipt counts only if the key signed it that the message was addressed to (receipts.py).
   B7  What only a clock says against (expired, dated ahead) is refused for now, with the reason: the
-      sender's own clock, which made the times, decides in the end.
+      sender's own clock, which made the times, decides in the end. What a carrier brought is refused
+      for good: it would hold up what lies behind it, and its sender keeps it.
   B8  What a relay or a stick brought is answered by a receipt that travels as mail does.
 
 Not here: lists (lists.py), marks (marks.py), what goes out (submission.py, transfer.py).
@@ -205,17 +206,18 @@ class Mailbox:
             del self._unsettled[next(iter(self._unsettled))]
 
     def _check_times(self, message: Message, now: int, via: str) -> None:
-        """B1, and B7: what only a clock says against is refused for now, not for good."""
+        """B1 and B7: who offers it itself may offer it again; what a carrier brought would block."""
         late = now - message.expires
-        if late >= 0 and via != "direct":
-            raise Refused("it expired before it came", code="expired")
-        ahead = max(message.sent - now, message.expires - now - LONGEST_EXPIRY)
-        for wrong, words in ((late, "expired"), (ahead - AHEAD, "dated ahead")):
-            if wrong >= 0:
-                raise Unavailable(
-                    f"by the clock of the recipient's node it is {words}: one of the two clocks is"
-                    f" wrong (here it is {now // 1000} s since 1970)"
-                )
+        ahead = max(message.sent - now, message.expires - now - LONGEST_EXPIRY) - AHEAD
+        if late < 0 and ahead < 0:
+            return
+        words = "expired" if late >= 0 else "dated ahead"
+        if via != "direct":
+            raise Refused(f"by this node's clock it is {words}", code="expired")
+        raise Unavailable(
+            f"by the clock of the recipient's node it is {words}: one of the two clocks is"
+            f" wrong (here it is {now // 1000} s since 1970)"
+        )
 
     def _send_receipt(self, tx: Transaction, agent: Agent, opened: Opened) -> None:
         """Whoever brought this cannot take the receipt back: it travels as mail does (B3)."""

@@ -423,3 +423,13 @@ async def test_b8_a_second_copy_is_known_and_answered_once(node, alice, bob):
 async def test_b8_what_came_directly_was_answered_directly(node, alice, bob):
     await node.mailbox.take(letter(bob, alice), NODE, "direct")
     assert node.store.view.execute("SELECT count(*) FROM outbox").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize("times", [{"at": START + 9 * DAY}, {"expires": START - 1}])
+async def test_b7_what_a_carrier_brought_with_wrong_times_blocks_nothing_behind_it(
+    node, alice, bob, times
+):
+    with pytest.raises(Refused):
+        await node.mailbox.take(letter(bob, alice, **times), NODE, "relay")
+    with pytest.raises(Unavailable):
+        await node.mailbox.take(letter(bob, alice, **times), NODE, "direct")
