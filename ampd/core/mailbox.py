@@ -13,8 +13,8 @@
   B5  What was sealed to a key that is gone is refused with the newer card.
   B6  A receipt counts only if the key signed it that the message was addressed to (receipts.py).
   B7  What only a clock says against (expired, dated ahead) is refused for now, with the reason: the
-      sender's own clock, which made the times, decides in the end. What a carrier brought is refused
-      for good: it would hold up what lies behind it, and its sender keeps it.
+      sender's own clock, which made the times, decides in the end. What a carrier brought is
+      refused for good: it would hold up what lies behind it, and its sender keeps it.
   B8  What a relay or a stick brought is answered by a receipt that travels as mail does.
 
 Not here: lists (lists.py), marks (marks.py), what goes out (submission.py, transfer.py).
@@ -206,7 +206,7 @@ class Mailbox:
             del self._unsettled[next(iter(self._unsettled))]
 
     def _check_times(self, message: Message, now: int, via: str) -> None:
-        """B1 and B7: who offers it itself may offer it again; what a carrier brought would block."""
+        """B1, B7: refused for now to who offers it itself, for good to a carrier."""
         late = now - message.expires
         ahead = max(message.sent - now, message.expires - now - LONGEST_EXPIRY) - AHEAD
         if late < 0 and ahead < 0:
