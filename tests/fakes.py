@@ -26,7 +26,8 @@ from ampd.core.submission import Draft, Submission
 from ampd.core.tracking import Tracking
 from ampd.core.transfer import Transfer
 from ampd.core.whereabouts import Whereabouts
-from ampd.crypto.keys import SigningKey, seal
+from ampd.crypto.keyfiles import InboxKey
+from ampd.crypto.keys import OpeningKey, SigningKey, seal
 from ampd.model.address import ContactLink
 from ampd.model.card import CARD_CONTEXT
 from ampd.model.errors import Unavailable
@@ -292,3 +293,14 @@ def resigned(agent, **changes):
 def checkup(node):
     """What checks a node's journal."""
     return Checkup(node.store, node.folder)
+
+
+async def with_new_keys(node, agent):
+    """The agent as its node has it after it lost the inbox keys that were known of it, as when a
+    backup is restored."""
+    fresh = InboxKey(OpeningKey.generate(), node.agents._now() + 7 * DAY)
+    keys = replace(agent.keys, inbox=(fresh,), fallback=OpeningKey.generate())
+    card_number = agent.card.number + 1
+    changed = node.agents._signed(replace(agent, keys=keys), card_number, Profile())
+    await node.agents._keep(changed)
+    return changed

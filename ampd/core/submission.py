@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import Contacts, Target
+from ampd.core.contacts import Contacts, Target, read_card
 from ampd.core.safety import flags
 from ampd.crypto.keys import random_bytes, seal, seal_to_signer
 from ampd.model.card import mailbox_of
@@ -255,7 +255,7 @@ class Submission:
                 Queued(
                     "message", message.id, place, agent.key, str(target.address), target.key,
                     mailbox_of(target.key), message.expires,
-                    _sealed(target, letter, tx.now), tx.now, digest=sent,
+                    _sealed(tx, target, letter), tx.now, digest=sent,
                 )
             )  # fmt: skip
             _write_to(tx, target)
@@ -277,11 +277,14 @@ class Submission:
         return Sent(id_text(row["id"]), id_text(row["thread"]), recipients)
 
 
-def _sealed(target: Target, letter: bytes, now: int) -> bytes:
-    """A letter for somebody, also if nothing but the key is known yet (a contact link)."""
-    if target.card is None:
+def _sealed(tx: Transaction, target: Target, letter: bytes) -> bytes:
+    """A letter to the newest card, which may have come since the target was resolved; to the key
+    itself, if nothing else is known yet (a contact link).
+    """
+    row = tx.db.execute("SELECT signed FROM cards WHERE key=?", (target.key,)).fetchone()
+    if row is None:
         return seal_to_signer(target.key, letter)
-    return seal(target.card.seal_to(now), letter)
+    return seal(read_card(row[0])[1].seal_to(tx.now), letter)
 
 
 def _write_to(tx: Transaction, target: Target) -> None:

@@ -274,3 +274,14 @@ async def test_a_message_at_every_limit_passes(met, alice):
         expires_in=30 * DAY, priority="urgent",
     )  # fmt: skip
     assert sent.status == "queued"
+
+
+async def test_a_card_that_comes_before_the_letter_is_kept_is_the_one_it_is_sealed_to(
+    met, alice, other, bob
+):
+    work = met.submission.prepare(alice, Draft((BOB,), text="hello"))  # knows the old card
+    fresh = await fakes.with_new_keys(other, bob)
+    await met.contacts.learn([fresh.signed_card], b"n" * 32, "lan")
+    await met.store.write(work)
+    item = met.store.view.execute("SELECT item FROM outbox").fetchone()[0]
+    assert fresh.keys.open(met.store.payload(item).sealed) is not None

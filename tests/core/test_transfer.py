@@ -8,15 +8,12 @@ import itertools
 import fakes
 import pytest
 import trio
-from fakes import DAY, Lan
+from fakes import Lan
 from trio.testing import wait_all_tasks_blocked
 
 from ampd.core import transfer
-from ampd.core.agents import Profile
 from ampd.core.json_text import to_value
 from ampd.core.receipts import receipt_for
-from ampd.crypto.keyfiles import InboxKey
-from ampd.crypto.keys import OpeningKey
 from ampd.model.errors import Refused, StaleKey, StorageError, Unavailable
 from ampd.model.message import Delivery
 
@@ -334,21 +331,12 @@ async def test_d4_only_the_recipient_that_refused_has_failed(
 # D5: stale keys
 
 
-async def lose_inbox_keys(other, bob):
-    """Bob's node lost the inbox keys that were known of it, as when a backup is restored."""
-    fresh = InboxKey(OpeningKey.generate(), other.agents._now() + 7 * DAY)
-    keys = fakes.replace(bob.keys, inbox=(fresh,), fallback=OpeningKey.generate())
-    agent = other.agents._signed(fakes.replace(bob, keys=keys), bob.card.number + 1, Profile())
-    await other.agents._keep(agent)
-    return agent
-
-
 async def test_d5_letters_to_a_stale_key_are_sealed_again_and_keep_their_order(
     autojump_clock, running, other, alice, bob, lan
 ):
     for number in range(3):
         await running.send(alice, BOB, str(number))
-    await lose_inbox_keys(other, bob)
+    await fakes.with_new_keys(other, bob)
     lan.plug_in(other)
     for number in range(3, 6):
         await running.send(alice, BOB, str(number))
@@ -362,7 +350,7 @@ async def test_d5_a_card_that_came_meanwhile_spares_the_refusal(
 ):
     stale = []
     await running.send(alice, BOB, "old key")
-    await lose_inbox_keys(other, bob)
+    await fakes.with_new_keys(other, bob)
     await running.meet(other)
     await running.send(alice, BOB, "new key")
     inner = other.mailbox.deliver
@@ -520,7 +508,7 @@ async def test_d7_the_letters_of_a_removed_agent_go_on(
 ):
     await running.send(alice, BOB, "last words")
     await running.agents.remove("alice", purge=False)
-    await lose_inbox_keys(other, bob)
+    await fakes.with_new_keys(other, bob)
     lan.plug_in(other)
     await emptied(running)
     assert other.bodies(bob) == ["last words"]
