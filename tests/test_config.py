@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ampd.config import SOCKET_PATH_BYTES, find_paths, load, make_folders
-from ampd.model.address import NodeUri
+from ampd.model.address import NodeUri, RelayUri
 from ampd.model.errors import Invalid
 from ampd.protocol import local
 from ampd.settings import Peer, default_domain
@@ -84,7 +84,7 @@ def test_the_flags_of_the_log_are_settings(settings):
 @pytest.mark.parametrize("text", [f"{URI},{URI}", f"{URI}, {URI}", json.dumps([URI, URI])])
 def test_a_list_in_the_environment_is_json_or_separated_by_commas(settings, text):
     config = settings(environ={"AMPD_RELAY_SERVERS": text})
-    assert config.relay.servers == (NodeUri.parse(URI), NodeUri.parse(URI))
+    assert config.relay.servers == (RelayUri.parse(URI), RelayUri.parse(URI))
 
 
 def test_an_empty_variable_is_an_empty_value_and_not_an_absent_one(settings):
