@@ -192,8 +192,11 @@ class Submission:
             )  # fmt: skip
         boxes = self._boxes(tx, message, agent, targets)
         found = flags(draft.subject, draft.text, draft.payload or "", draft.context or "")
+        letters = self._letters(tx, agent, message, targets, signed)
         tx.append(Kept(signed, tx.now, "local", True, agent.key, tuple(boxes), found, draft.key))
-        self._queue(tx, agent, message, targets, signed)
+        for target, queued in letters:  # nothing from here on can be refused
+            tx.append(queued)
+            _write_to(tx, target)
         here = {box[0] for box in boxes}
         return Sent(
             id_text(message.id),
@@ -241,24 +244,24 @@ class Submission:
                 boxes.append((target.key, number, int(state), reason))
         return boxes
 
-    def _queue(
+    def _letters(
         self, tx: Transaction, agent: Agent, message: Message, targets: list[Target], signed: bytes
-    ) -> None:
-        """For every recipient elsewhere, the sealed bytes into the outbox."""
+    ) -> list[tuple[Target, Queued]]:
+        """For every recipient elsewhere, the sealed bytes for the outbox."""
+        letters = []
         letter = sent = b""
         for place, target in enumerate(targets):
             if target.local is not None:
                 continue
             letter = letter or Letter("message", signed, agent.signed_card).to_bytes()
             sent = sent or digest(signed)
-            tx.append(
-                Queued(
-                    "message", message.id, place, agent.key, str(target.address), target.key,
-                    mailbox_of(target.key), message.expires,
-                    _sealed(tx, target, letter), tx.now, digest=sent,
-                )
+            queued = Queued(
+                "message", message.id, place, agent.key, str(target.address), target.key,
+                mailbox_of(target.key), message.expires,
+                _sealed(tx, target, letter), tx.now, digest=sent,
             )  # fmt: skip
-            _write_to(tx, target)
+            letters.append((target, queued))
+        return letters
 
     def _repeated(self, db: Reader, agent: Agent, key: str, now: int) -> Sent | None:
         """U4."""

@@ -7,6 +7,7 @@ from fakes import DAY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ampd.core import submission
 from ampd.core.submission import Draft
 from ampd.crypto.keys import open1
 from ampd.model.errors import Invalid, Refused
@@ -285,3 +286,18 @@ async def test_a_card_that_comes_before_the_letter_is_kept_is_the_one_it_is_seal
     await met.store.write(work)
     item = met.store.view.execute("SELECT item FROM outbox").fetchone()[0]
     assert fresh.keys.open(met.store.payload(item).sealed) is not None
+
+
+async def test_u5_what_cannot_be_sealed_leaves_nothing_of_its_message_in_a_group(
+    met, alice, monkeypatch
+):
+    before = met.records()
+
+    def refuses(*_):
+        raise Refused("this key cannot be sealed to")
+
+    monkeypatch.setattr(submission, "seal", refuses)
+    works = [met.submission.prepare(alice, Draft((BOB,), text="hello"))]
+    (answer,) = await met.submission.send_many(works)
+    assert isinstance(answer, Refused)
+    assert met.records() == before
