@@ -1,0 +1,159 @@
+"""JSON whose numbers keep the form in which they were written.
+
+AMP signs the text of a payload as `jq` prints it, and receivers hash that text again; AMTP promises
+to carry any JSON. So what passes through is never parsed into floats and printed anew: numbers are
+tokens here (`1E+5`, `0.10`, `-0`), and come out as they came in.
+
+  J1  parse() and write() give back the same values, in the same order, with the same number tokens.
+  J2  Refused are names that stand twice in one object, lone surrogates, NaN and infinities, and
+      nesting deeper than MAX_DEPTH (I-JSON, RFC 7493): two readers could not agree on them.
+  J3  write() is compact, and escapes what `jq` escapes and nothing else: quotation mark, backslash,
+      U+0000 to U+001F (with the short forms of RFC 8259, section 7) and U+007F.
+  J4  A Raw is spliced in as it is: whoever makes one has it from write() or proved it by parse().
+
+Not here: what the values mean.
+"""
+
+import json
+from json.encoder import encode_basestring, encode_basestring_ascii
+from typing import Any, Final, NoReturn, cast
+
+from ampd.model.errors import Invalid
+
+MAX_DEPTH: Final = 100  # as core/json_text.py: Python's own reader gives up near 1000
+_MAX_DIGITS: Final = 400  # more than any float has; int() itself gives up at 4,300
+
+
+class Number(str):
+    """A number, as the token that was read."""
+
+    __slots__ = ()
+
+
+class Raw(str):
+    """A JSON text, to be spliced in as it is (J4)."""
+
+    __slots__ = ()
+
+
+# A tree of None, bool, str, Number, lists and dicts; for write() also Raw, int and float.
+Value = Any
+
+
+def parse(text: str | bytes, depth: int = MAX_DEPTH) -> Value:
+    """The values of a JSON text, or Invalid (J2)."""
+    try:
+        words = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(
+            words,
+            object_pairs_hook=_members,
+            parse_int=Number,
+            parse_float=Number,
+            parse_constant=_no_number,
+        )
+        if "\\u" in words:
+            _texts(value).encode("utf-8")
+    except (ValueError, RecursionError) as exc:
+        raise Invalid(f"not JSON: {exc}") from None
+    if words.count("[") + words.count("{") > depth:
+        _check_depth(value, depth)
+    return value
+
+
+def write(
+    value: Value, *, sort: bool = False, ascii_only: bool = False, del_as_is: bool = False
+) -> str:
+    """One compact JSON text (J3); `sort` orders the names of every object by code point.
+
+    `ascii_only` escapes everything beyond ASCII, as Python's own writer does; `del_as_is` leaves
+    U+007F alone, as JavaScript's does.
+    """
+    found: list[str] = []
+    text = _ascii if ascii_only else encode_basestring if del_as_is else _jq
+    _write(value, sort, text, found)
+    return "".join(found)
+
+
+def plain(value: Value) -> Any:
+    """The same with ints and floats for numbers, for whoever needs their meaning only."""
+    match value:
+        case Number():
+            whole = not set(value) & set(".eE") and len(value) <= _MAX_DIGITS
+            return int(value) if whole else float(value)
+        case dict():
+            return {name: plain(each) for name, each in value.items()}
+        case list():
+            return [plain(each) for each in value]
+        case _:
+            return value
+
+
+def _write(value: Value, sort: bool, text: Any, found: list[str]) -> None:  # noqa: FBT001
+    match value:
+        case Raw() | Number():
+            found.append(str(value))
+        case str():
+            found.append(text(value))
+        case dict():
+            names = sorted(value) if sort else value
+            for place, name in enumerate(names):
+                found.append(f"{',' if place else '{'}{text(name)}:")
+                _write(value[name], sort, text, found)
+            found.append("}" if value else "{}")
+        case list() | tuple():
+            for place, each in enumerate(value):
+                found.append("," if place else "[")
+                _write(each, sort, text, found)
+            found.append("]" if value else "[]")
+        case None | bool() | int() | float():
+            found.append(json.dumps(value, allow_nan=False))
+        case _:
+            raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _jq(text: str) -> str:
+    return encode_basestring(text).replace("\x7f", "\\u007f")
+
+
+def _ascii(text: str) -> str:
+    return encode_basestring_ascii(text)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _texts(value: Value) -> str:
+    """All texts of a tree, to see whether they can be encoded."""
+    found, left = [], [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            found.append(each)
+        elif isinstance(each, dict):
+            found.extend(each)
+            left.extend(each.values())
+        elif isinstance(each, list):
+            left.extend(each)
+    return "".join(found)
+
+
+def _check_depth(value: Value, depth: int) -> None:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else cast("list[Any]", each))
+        ]
+    raise Invalid(f"JSON that is nested deeper than {depth}")
