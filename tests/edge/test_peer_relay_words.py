@@ -116,6 +116,7 @@ async def test_a_relay_hears_that_the_last_session_has_ended(user, relay, autoju
 
 async def test_a_newer_session_is_no_end_of_the_older_one(user, relay, net, autojump_clock):
     await user.join(BOB.public, b"friend")
+    user.whereabouts.lost(BOB.public, "relay")  # the node that was here before calls nobody again
     async with at(net, HERE, ALICE, Shelf()) as restarted:
         restarted.whereabouts.sighted(BOB.public, [RELAY], "relay")
         await trio.sleep(1)
