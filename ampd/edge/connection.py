@@ -3,7 +3,8 @@
   Z2  A connection's requests are carried out in order; `message.wait` and `directory.list` with a
       wait go on beside the others, and act as who the caller was when they came. Sends that came
       together share one sync.
-  Z3  A line over LINE_LIMIT is answered with an error and the connection closed (local.py, L1).
+  Z3  A line over LINE_LIMIT is answered with an error and the connection closed (local.py, L1);
+      so is an unfinished one, when all of them together are too much (line_budget.py).
   Z4  A caller that does not read its answers for WRITE_WITHIN seconds is gone.
   Z7  What was read when the daemon is told to stop is carried out and answered, within
       FINISH_WITHIN seconds: nobody's message is kept without a word to its sender.
@@ -23,6 +24,7 @@ from ampd.core.submission import Sent
 from ampd.edge import documents
 from ampd.edge.bugs import BugError, contained
 from ampd.edge.json_rpc import Answer, Request, application_error, checked, error, read, result
+from ampd.edge.line_budget import LineBudget
 from ampd.edge.methods import Caller, Methods, Rooms
 from ampd.edge.params import Params
 from ampd.edge.subscriptions import Subscriptions
@@ -47,9 +49,16 @@ class Connection:
     """One connection of a local program."""
 
     def __init__(
-        self, stream: trio.SocketStream, rooms: Rooms, methods: Methods, caller: Caller
+        self,
+        stream: trio.SocketStream,
+        rooms: Rooms,
+        methods: Methods,
+        caller: Caller,
+        budget: LineBudget,
     ) -> None:
         self._stream = stream
+        self._budget = budget
+        self._reading = trio.CancelScope()
         self._rooms = rooms
         self._methods = methods
         self._caller = caller
@@ -82,6 +91,18 @@ class Connection:
             self._work.deadline = trio.current_time() + FINISH_WITHIN
 
     async def _read(self) -> None:
+        give_up = self._reading.cancel
+        try:
+            with self._reading:
+                await self._read_lines(give_up)
+        finally:
+            self._budget.holds(give_up, self._caller.bound, 0)
+        if self._reading.cancelled_caught:
+            self._over = True
+            full = Unavailable("too many unfinished lines on this node", code="rate_limited")
+            await self._write(application_error(None, full))
+
+    async def _read_lines(self, give_up: Callable[[], None]) -> None:
         pending = bytearray()
         while not self._over:
             data = await self._stream.receive_some(_READ)
@@ -94,6 +115,8 @@ class Connection:
                 await self._take(lines)
             if len(pending) >= LINE_LIMIT:
                 await self._too_long()
+            elif pending or b"\n" in data:
+                self._budget.holds(give_up, self._caller.bound, len(pending))
 
     async def _too_long(self) -> None:
         """Z3."""

@@ -22,6 +22,7 @@ import trio
 
 from ampd.crypto.keyfiles import make_folder
 from ampd.edge.connection import Connection
+from ampd.edge.line_budget import LineBudget
 from ampd.edge.methods import Caller, Methods, Rooms
 from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.protocol.local import socket_path_limit
@@ -43,6 +44,7 @@ class LocalSocket:
         self._scopes: dict[str, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._connections: Counter[str] = Counter()
+        self._unfinished = LineBudget()
 
     async def serve(
         self,
@@ -107,7 +109,10 @@ class LocalSocket:
         self._connections[bound] += 1
         try:
             async with stream:
-                connection = Connection(stream, self._rooms, self._methods, Caller(bound))
+                caller = Caller(bound)
+                connection = Connection(
+                    stream, self._rooms, self._methods, caller, self._unfinished
+                )
                 if not is_ours(stream):
                     await connection.refuse(Refused("this node belongs to another user"))
                 elif self._full(bound):
