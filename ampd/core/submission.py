@@ -7,6 +7,9 @@ U2  Order numbers are drawn and used in one work of the store, so that none is e
 U3  A recipient on this node has the message in the same moment: "delivered", via "local".
 U4  The same idempotency key of the same agent gives the first answer again, for 7 days.
 U5  A message with a recipient that cannot be resolved is refused whole, and nothing is sent.
+U6  An id that the caller gave is that of one message of this agent: sending the same again gives
+    the first answer, for as long as the message or a mark of it is there; anything else under
+    this id is refused, code conflict.
 """
 
 import json
@@ -19,7 +22,7 @@ from ampd.core.contacts import Contacts, Target, read_card
 from ampd.core.safety import flags
 from ampd.crypto.keys import random_bytes, seal, seal_to_signer
 from ampd.model.card import mailbox_of
-from ampd.model.errors import Invalid, Refused
+from ampd.model.errors import Invalid, Refused, StorageError
 from ampd.model.message import (
     MAX_RECIPIENTS,
     MAX_SUBJECT,
@@ -32,8 +35,9 @@ from ampd.model.message import (
     id_text,
     new_id,
 )
+from ampd.storage.index import read_payload
 from ampd.storage.records import Contact, Kept, Queued, State
-from ampd.storage.store import Store, Transaction
+from ampd.storage.store import MAX_BATCH, Store, Transaction
 from ampd.storage.view import Reader
 
 EXPIRES_AFTER: Final = 30 * 86_400_000
@@ -58,6 +62,7 @@ class Draft:
     expires_in: int = EXPIRES_AFTER
     receipt: bool = False
     key: str = ""
+    id: bytes | None = None  # 16 bytes; None: a new one (U6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,10 @@ class Submission:
         self._contacts = contacts
         self._now = now
         self.message_bytes = message_bytes
+        self._unsettled: dict[int, Message] = {}  # under ids that callers gave (U6)
 
     async def send(self, agent: Agent, draft: Draft) -> Sent:
-        """Send one draft (U1-U5)."""
+        """Send one draft (U1-U6)."""
         prepared = self.prepare(agent, draft)
         return await self._store.write(prepared)
 
@@ -141,11 +147,11 @@ class Submission:
     def prepare(self, agent: Agent, draft: Draft) -> Callable[[Transaction], Sent]:
         """Check the draft and resolve its recipients; the work that sends it. Raises Refused."""
         self._check(draft)
-        if draft.key and self._repeated(self._store.view, agent, draft.key, self._now()):
+        if self._repeated(self._store.view, agent, draft, self._now()):
             targets = []  # whoever it was for then need not be known any more
         else:
             targets = self._targets(draft.to)
-        identifier = new_id(self._now(), random_bytes(10))
+        identifier = draft.id or new_id(self._now(), random_bytes(10))
         return lambda tx: self._submit(tx, agent, draft, targets, identifier)
 
     def _check(self, draft: Draft) -> None:
@@ -164,6 +170,8 @@ class Submission:
             raise Invalid("a message lasts more than 0 seconds and at most 30 days")
         if not 0 < len(draft.type) <= 64 or len(draft.key) > _MAX_KEY:
             raise Invalid("a type has 1 to 64 characters, an idempotency key at most 200")
+        if draft.id is not None and len(draft.id) != 16:
+            raise Invalid("an id has 16 bytes")
         _no_surrogates(
             draft.subject, draft.text, draft.type, draft.payload, draft.context, draft.key
         )
@@ -178,7 +186,7 @@ class Submission:
     def _submit(
         self, tx: Transaction, agent: Agent, draft: Draft, targets: list[Target], identifier: bytes
     ) -> Sent:
-        if draft.key and (before := self._repeated(tx.db, agent, draft.key, tx.now)):
+        if (draft.key or draft.id) and (before := self._repeated(tx.db, agent, draft, tx.now)):
             return before
         targets = targets or self._targets(draft.to)
         _check_here(tx, [agent.key, *(target.key for target in targets if target.local)])
@@ -193,7 +201,10 @@ class Submission:
         boxes = self._boxes(tx, message, agent, targets)
         found = flags(draft.subject, draft.text, draft.payload or "", draft.context or "")
         letters = self._letters(tx, agent, message, targets, signed)
-        tx.append(Kept(signed, tx.now, "local", True, agent.key, tuple(boxes), found, draft.key))
+        kept = Kept(signed, tx.now, "local", True, agent.key, tuple(boxes), found, draft.key)
+        seq = tx.append(kept)
+        if draft.id is not None:
+            self._remember(seq, message)
         for target, queued in letters:  # nothing from here on can be refused
             tx.append(queued)
             _write_to(tx, target)
@@ -263,21 +274,74 @@ class Submission:
             letters.append((target, queued))
         return letters
 
-    def _repeated(self, db: Reader, agent: Agent, key: str, now: int) -> Sent | None:
-        """U4."""
+    def _repeated(self, db: Reader, agent: Agent, draft: Draft, now: int) -> Sent | None:
+        """The first answer, if this was sent before (U4, U6)."""
+        if draft.key:
+            row = db.execute(
+                "SELECT i.message, i.at FROM idempotency i JOIN agents a ON a.id=i.agent"
+                " WHERE a.key=? AND i.key=?",
+                (agent.key, draft.key),
+            ).fetchone()
+            if row is not None and row["at"] + REPEAT_WITHIN >= now:
+                return _answer(db, row["message"])
+        return self._same_id(db, agent, draft) if draft.id is not None else None
+
+    def _same_id(self, db: Reader, agent: Agent, draft: Draft) -> Sent | None:
+        """U6."""
         row = db.execute(
-            "SELECT m.seq, m.id, m.thread, i.at FROM idempotency i JOIN messages m"
-            " ON m.seq=i.message JOIN agents a ON a.id=i.agent WHERE a.key=? AND i.key=?",
-            (agent.key, key),
+            "SELECT m.seq, m.by, p.seq AS place FROM messages m LEFT JOIN places p ON p.seq=m.seq"
+            " WHERE m.id=:id AND m.sender_key=:key"
+            " UNION ALL SELECT 0, NULL, 0 FROM seen WHERE sender=:key AND id=:id LIMIT 1",
+            {"id": draft.id, "key": agent.key},
         ).fetchone()
-        if row is None or row["at"] + REPEAT_WITHIN < now:
+        if row is None:
             return None
-        rows = db.execute(
-            "SELECT address, status, via, error FROM deliveries WHERE message=? ORDER BY recipient",
-            (row["seq"],),
+        if row["by"] is not None:
+            before = self._unsettled.get(row["seq"]) if row["place"] is None else None
+            if before is None or before.id != draft.id:
+                before = self._kept(db, row["seq"])
+            if self._is(before, draft):
+                return _answer(db, row["seq"])
+        raise Refused(
+            "another message was sent under this id", code="conflict", hint="give it a new id"
         )
-        recipients = tuple(SentTo(*(value or "" for value in each)) for each in rows)
-        return Sent(id_text(row["id"]), id_text(row["thread"]), recipients)
+
+    def _kept(self, db: Reader, seq: int) -> Message:
+        record = self._store.payload_at(db, seq)
+        if not isinstance(record, Kept):
+            raise StorageError("the index points to another record", hint="amp check --repair")
+        return Message.from_bytes(read_payload(record.signed))
+
+    def _is(self, message: Message, draft: Draft) -> bool:
+        """Whether this is what the draft would make; it may have been late then, and be now."""
+        fields = ("subject", "payload", "type", "priority", "context", "in_reply_to", "receipt")
+        if any(getattr(message, name) != getattr(draft, name) for name in fields):
+            return False
+        if (message.body, message.thread) != (draft.text, draft.thread or message.id):
+            return False
+        return {to.key for to in message.to} == {self._key_of(text, message) for text in draft.to}
+
+    def _key_of(self, text: str, message: Message) -> bytes:
+        """Whom a draft means: by the message that was sent, if it names them."""
+        named = next((to.key for to in message.to if str(to.address) == text.lower()), None)
+        return named or self._contacts.resolve(text).key
+
+    def _remember(self, seq: int, message: Message) -> None:
+        """What cannot be read before its sync; a batch of the store is the most that can be."""
+        self._unsettled[seq] = message
+        if len(self._unsettled) > MAX_BATCH:
+            del self._unsettled[next(iter(self._unsettled))]
+
+
+def _answer(db: Reader, seq: int) -> Sent:
+    """What became of a message that an agent here sent."""
+    row = db.execute("SELECT id, thread FROM messages WHERE seq=?", (seq,)).fetchone()
+    found = db.execute(
+        "SELECT address, status, via, error FROM deliveries WHERE message=? ORDER BY recipient",
+        (seq,),
+    )
+    recipients = tuple(SentTo(*(value or "" for value in each)) for each in found)
+    return Sent(id_text(row["id"]), id_text(row["thread"]), recipients)
 
 
 def _sealed(tx: Transaction, target: Target, letter: bytes) -> bytes:

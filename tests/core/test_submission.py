@@ -213,6 +213,93 @@ async def test_u4_another_agents_key_is_another_key(node, alice):
     assert (await node.send(carol, "carol", key="k")).id != first.id
 
 
+# U6: ids that callers give
+
+ID = bytes(range(16))
+
+
+def under(identifier=ID, to=("alice",), **changes):
+    fields = {"text": "once", "subject": "s", "payload": '{"a":1.0}', "id": identifier}
+    return Draft(tuple(to), **(fields | changes))
+
+
+async def test_u6_the_message_has_the_id_that_its_sender_gave(met, alice):
+    sent = await met.submission.send(alice, under(to=("alice", BOB)))
+    assert sent.id == sent.thread == "00010203-0405-0607-0809-0a0b0c0d0e0f"
+    assert met.outbox()[0]["message"] == ID
+
+
+async def test_u6_the_same_again_gives_the_first_answer(met, alice):
+    draft = under(to=(BOB, "alice"))
+    first = await met.submission.send(alice, draft)
+    before = met.records()
+    assert await met.submission.send(alice, draft) == first
+    assert await met.submission.send(alice, under(to=("ALICE", "Bob@there.local"))) == first
+    assert met.records() == before and len(met.inbox(alice)) == 1
+
+
+async def test_u6_also_at_the_same_time_and_after_a_restart(tmp_path, clock):
+    answers = []
+    async with fakes.node(tmp_path, clock=clock) as node:
+        alice = await node.agent("alice")
+        works = [node.submission.prepare(alice, under()) for _ in range(4)]
+        answers += await node.submission.send_many(works)
+    async with fakes.node(tmp_path, clock=clock) as node:
+        alice = node.agents.named("alice")
+        answers.append(await node.submission.send(alice, under()))
+        assert len(node.inbox(alice)) == 1
+    assert len(set(answers)) == 1
+
+
+async def test_u6_others_in_the_same_moment_are_told_apart(node, alice):
+    drafts = (under(), under(text="other"), under(bytes(16)), under())
+    works = [node.submission.prepare(alice, each) for each in drafts]
+    first, conflict, second, again = await node.submission.send_many(works)
+    assert first == again != second
+    assert conflict.code == "conflict"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text": "other"}, {"subject": "other"}, {"payload": '{"a":1}'}, {"payload": None},
+        {"type": "request"}, {"priority": "high"}, {"context": "{}"}, {"receipt": True},
+        {"in_reply_to": bytes(16)}, {"thread": bytes(16)}, {"to": ("alice", BOB)}, {"to": (BOB,)},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_u6_other_content_under_the_same_id_is_refused(met, alice, changes):
+    await met.submission.send(alice, under())
+    before = met.records()
+    with pytest.raises(Refused) as caught:
+        await met.submission.send(alice, under(**changes))
+    assert caught.value.code == "conflict" and met.records() == before
+
+
+async def test_u6_another_agents_id_is_another_message(node, alice):
+    carol = await node.agent("carol")
+    await node.submission.send(alice, under(to=("carol",)))
+    await node.submission.send(carol, under(to=("alice",), text="other"))
+    assert node.bodies(carol) == ["once"] and node.bodies(alice) == ["other"]
+
+
+async def test_u6_the_id_of_a_message_that_was_deleted_is_not_given_again(node, alice):
+    carol = await node.agent("carol")
+    sent = await node.submission.send(alice, under(to=("carol",)))
+    await node.marks.delete(alice, [sent.id])
+    with pytest.raises(Refused, match="under this id"):
+        await node.submission.send(alice, under(to=("carol",)))
+    await node.marks.delete(carol, ["1"])
+    with pytest.raises(Refused, match="under this id"):
+        await node.submission.send(alice, under(to=("carol",)))
+    assert node.inbox(carol) == []
+
+
+async def test_u6_an_id_of_another_length_is_refused(node, alice):
+    with pytest.raises(Invalid):
+        await node.submission.send(alice, under(b"short"))
+
+
 # U5: refused whole
 
 
