@@ -1,0 +1,286 @@
+"""The ASGI side: from a connection's events to a service's route, and its answer back.
+
+  H1  Every answer has X-Request-ID, Content-Length, and the headers that tell a browser to leave it
+      alone; over TLS also Strict-Transport-Security (RFC 6797).
+  H2  No body is larger than its route allows: refused by Content-Length alone where there is one,
+      else when the bytes that came are too many.
+  H3  A path is matched segment by segment before it is decoded: %2F is no slash. Names stand before
+      parameters. An unknown path is `no_route`, a known one with another method `no_method`; HEAD
+      is answered as GET, OPTIONS with 204.
+  H4  A body must have come within BODY_WITHIN; a bug in a route is logged and answered 500.
+  H5  When the server stops, every open WebSocket is closed with 1001.
+
+Written against the ASGI specification 3.0 (HTTP & WebSocket message format 2.3) without a web
+framework: what we need of one is the table of routes.
+
+Not here: the listening socket, TLS, HTTP's own syntax (server.py).
+"""
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
+
+import trio
+
+from ampd.edge.bugs import contained
+from ampd.edge.http.guard import Guard, check_type
+from ampd.edge.http.sockets import AsgiSocket
+from ampd.edge.http.words import Answer, HttpRefused, Request, Route, Service, SocketRoute
+from ampd.model.errors import AmpdError
+
+BODY_WITHIN: Final = 30.0  # seconds: a megabyte over a slow line; slower callers tie up memory
+DEFAULT_LIMIT: Final = 1 << 20  # bytes of a body where neither route nor service says more
+_DRAIN_WITHIN: Final = 2.0  # seconds in which who sends too much may finish, and hear why
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Pick = Callable[[str, Sequence[str], str], tuple[str, tuple[str, ...]]]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"x-xss-protection", b"1; mode=block"),
+    (b"referrer-policy", b"strict-origin-when-cross-origin"),
+)
+_PRIVATE: Final = (b"cache-control", b"no-store")
+_HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
+
+
+class Table:
+    """The routes of one service, by method and path (H3)."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._routes = [(_segments(each.path), each) for each in service.routes()]
+        self._sockets = [(_segments(each.path), each) for each in service.sockets()]
+        self._routes.sort(key=lambda each: _generality(each[0]))
+        self._sockets.sort(key=lambda each: _generality(each[0]))
+
+    def route(self, method: str, path: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
+        """The route of a path, and its parameters; HttpRefused if there is none."""
+        allowed = []
+        for pattern, route in self._routes:
+            params = _match(pattern, path)
+            if params is None:
+                continue
+            if route.method == method or (method == "HEAD" and route.method == "GET"):
+                return route, params
+            allowed.append(route.method)
+        if allowed:
+            raise HttpRefused(
+                f"{method} is not for this path",
+                code="no_method",
+                headers={"Allow": ", ".join(sorted({*allowed, "OPTIONS"}))},
+            )
+        raise HttpRefused("there is nothing at this path", code="no_route")
+
+    def socket(self, path: tuple[str, ...]) -> SocketRoute | None:
+        """The WebSocket route of a path."""
+        for pattern, route in self._sockets:
+            if _match(pattern, path) is not None:
+                return route
+        return None
+
+
+def _segments(path: str) -> tuple[str, ...]:
+    return tuple(each for each in path.split("/") if each)
+
+
+def _generality(pattern: tuple[str, ...]) -> tuple[bool, ...]:
+    """Sorts names before parameters, from the left; one that takes the rest comes last."""
+    rest = bool(pattern) and pattern[-1].endswith(":path}")
+    return (rest, *(each.startswith("{") for each in pattern))
+
+
+def _match(pattern: tuple[str, ...], path: tuple[str, ...]) -> dict[str, str] | None:
+    if len(pattern) != len(path) and not (pattern and pattern[-1].endswith(":path}")):
+        return None
+    params = {}
+    for number, each in enumerate(pattern):
+        if each.endswith(":path}"):
+            params[each[1:-6]] = "/".join(path[number:])
+            return params
+        if number >= len(path):
+            return None
+        if each.startswith("{"):
+            params[each[1:-1]] = path[number]
+        elif each != path[number]:
+            return None
+    return params
+
+
+@dataclass(slots=True)
+class _Head:
+    """What is known of a request before its body."""
+
+    scope: Scope
+    request: Request
+    table: Table
+    path: tuple[str, ...]
+    read: bool = False  # the body was read to its end
+
+
+class App:
+    """An ASGI application over the services."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        pick: Pick,
+        guard: Guard,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
+        """`pick` names the service of a request; `limits` has each service's largest body."""
+        self._tables = {each.name: Table(each) for each in services}
+        self._pick = pick
+        self._guard = guard
+        self._limits = limits or {}
+        self._open: set[AsgiSocket] = set()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """Serve one request or WebSocket."""
+        if scope["type"] == "http":
+            head = self._head(scope)
+            answer = await self._answer(head, receive)
+            async with trio.open_nursery() as nursery:
+                if not head.read:
+                    nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
+                await _send(send, head, answer)
+                nursery.cancel_scope.cancel()
+        elif scope["type"] == "websocket":
+            await self._socket(self._head(scope), receive, send)
+
+    async def close_sockets(self) -> None:
+        """Close every open WebSocket: the server goes away (H5)."""
+        for each in list(self._open):
+            await each.close(1001, "going away")
+
+    def _head(self, scope: Scope) -> _Head:
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        raw = scope["raw_path"].decode("latin-1")
+        secure = scope["scheme"] in ("https", "wss")
+        wanted = headers.get("x-request-id", "")
+        request = Request(
+            method=scope.get("method", "GET"),
+            path="",
+            raw_path=raw,
+            params={},
+            query=dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)),
+            headers=headers,
+            body=b"",
+            peer=scope["client"][0] if scope.get("client") else "",
+            id=wanted if _REQUEST_ID.fullmatch(wanted) else str(uuid.uuid4()),
+            secure=secure,
+            base=f"{'https' if secure else 'http'}://{headers.get('host', 'localhost')}",
+        )
+        segments = [unquote(each) for each in raw.split("/") if each]
+        name, path = self._pick(request.method, segments, request.bearer)
+        return _Head(scope, request, self._tables[name], path)
+
+    async def _answer(self, head: _Head, receive: Receive) -> Answer:
+        service = head.table.service
+        try:
+            self._check(head)
+            if head.request.method == "OPTIONS":
+                return Answer(204)
+            route, params = head.table.route(head.request.method, head.path)
+            body = await self._body(head, route, receive)
+        except HttpRefused as exc:
+            with trio.move_on_after(_DRAIN_WITHIN):
+                await _drain(receive)
+            return service.failure(head.request, exc)
+        head.request = request = _whole(head, params, body)
+        try:
+            if body and not route.any_type:
+                check_type(request.method, request.headers)
+            with contained(f"{route.method} {route.path}"):
+                return await route.handle(request)
+        except AmpdError as exc:
+            return service.failure(request, exc)
+
+    def _check(self, head: _Head) -> None:
+        server = head.scope.get("server")
+        self._guard.check(
+            head.request.headers, reached=server[0] if server else "", secure=head.request.secure
+        )
+
+    async def _body(self, head: _Head, route: Route, receive: Receive) -> bytes:
+        limit = route.limit
+        if limit is None:
+            limit = self._limits.get(head.table.service.name, DEFAULT_LIMIT)
+        announced = head.request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            raise _too_large(limit)
+        parts, size = [], 0
+        with trio.move_on_after(BODY_WITHIN):
+            while True:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    raise HttpRefused("the body did not come to its end", code="incomplete")
+                part = event.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+                if not event.get("more_body"):
+                    head.read = True
+                    return b"".join(parts)
+        raise HttpRefused("the body took too long to come", code="too_slow")
+
+    async def _socket(self, head: _Head, receive: Receive, send: Send) -> None:
+        socket = AsgiSocket(head.request, receive, send)
+        route = head.table.socket(head.path)
+        try:
+            self._check(head)
+            if route is None:
+                raise HttpRefused("there is no WebSocket at this path", code="no_route")
+        except HttpRefused as exc:
+            await socket.refuse(head.table.service.failure(head.request, exc))
+            return
+        self._open.add(socket)
+        try:
+            await socket.run(route)
+        finally:
+            self._open.discard(socket)
+
+
+def _whole(head: _Head, params: dict[str, str], body: bytes) -> Request:
+    old = head.request
+    return Request(
+        old.method, "/" + "/".join(head.path), old.raw_path, params, old.query, old.headers, body,
+        old.peer, old.id, old.secure, old.base,
+    )  # fmt: skip
+
+
+def _too_large(limit: int) -> HttpRefused:
+    return HttpRefused(
+        f"the body is over {limit} bytes", code="too_large", headers={"Connection": "close"}
+    )
+
+
+async def _drain(receive: Receive) -> None:
+    """Read the rest and drop it: a socket closed over unread bytes loses the answer on its way."""
+    while (await receive()).get("more_body"):
+        pass
+
+
+async def _send(send: Send, head: _Head, answer: Answer) -> None:
+    headers = [(b"x-request-id", head.request.id.encode("latin-1")), *_ALWAYS]
+    own = {name.lower(): value for name, value in answer.headers.items()}
+    if "cache-control" not in own:
+        headers.append(_PRIVATE)
+    if head.request.secure:
+        headers.append(_HSTS)
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
+    if answer.status != 204:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

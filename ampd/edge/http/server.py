@@ -1,0 +1,221 @@
+"""The HTTP server: hypercorn's protocols (HTTP/1.1, HTTP/2 over TLS, WebSocket) on trio's sockets.
+
+  S1  It listens on loopback only, unless it has a certificate, or the owner said that plain HTTP
+      may go over the network. TLS is 1.2 or newer.
+  S2  A caller has HEAD_WITHIN for the head of a request, which has at most HEAD_BYTES; a connection
+      on which nothing happens as long is closed. An answer that nobody takes for SEND_WITHIN
+      closes it, too.
+  S3  At most CONNECTIONS are open, and PER_HOST of one host that is not this machine; one more is
+      closed unheard.
+  S4  When it is cancelled it takes nothing new, and what is being answered has DRAIN_WITHIN.
+  S5  A bug that a connection finds in the server ends that connection only.
+
+The connections run hypercorn's own protocol code; listening is ours, for that port 0, the limits
+and a clean end are not to be had from its `serve`.
+
+Not here: what an HTTP request means (app.py).
+"""
+
+import errno
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from ampd.edge.bugs import BugError, contained
+from ampd.edge.http.app import App
+from ampd.model.errors import Invalid, Unavailable
+
+HEAD_BYTES: Final = 16 << 10  # ours and the clients' heads have under 2 KiB
+HEAD_WITHIN: Final = 10.0  # seconds
+SEND_WITHIN: Final = 30.0  # seconds without a byte taken
+DRAIN_WITHIN: Final = 1.5  # seconds: within what the daemon itself has to stop
+CONNECTIONS: Final = 500  # of the 1,024 files that a process may have by default
+PER_HOST: Final = 100
+SOCKET_TEXT: Final = 4 << 20  # bytes of one WebSocket message: the largest message there is
+_PING_EVERY: Final = 30.0  # seconds, as AI Maestro does
+_BACKLOG: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files."""
+
+    certificate: Path
+    key: Path
+
+    def context(self) -> ssl.SSLContext:
+        """For a server; Invalid names what is wrong with the files."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.options |= ssl.OP_NO_COMPRESSION  # RFC 9113, section 9.2.1
+        made.set_alpn_protocols(["h2", "http/1.1"])
+        try:
+            made.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as exc:
+            raise Invalid(
+                f"gateway.certificate and gateway.key cannot be used: {exc}",
+                hint="they are PEM files: a certificate with its chain, and its private key",
+            ) from None
+        return made
+
+
+def check_exposure(listen: tuple[str, int], *, tls: bool, plain_http: bool) -> None:
+    """Invalid unless S1 holds."""
+    if tls or plain_http or is_loopback(listen[0]):
+        return
+    raise Invalid(
+        f"gateway.listen is {listen[0]}, which others can reach, and there is no TLS: API keys and"
+        " mail would be readable on the network",
+        hint="set gateway.certificate and gateway.key, or gateway.plain_http = true behind a proxy",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def bind(listen: tuple[str, int]) -> socket.socket:
+    """A listening socket; Unavailable if the port is taken."""
+    host, port = listen
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(_BACKLOG)
+    except OSError as exc:
+        bound.close()
+        taken = exc.errno == errno.EADDRINUSE
+        raise Unavailable(
+            f"the gateway cannot listen on {host}:{port}: {exc.strerror}",
+            hint="another program listens there; set gateway.listen to another port"
+            if taken
+            else "set gateway.listen to an address of this machine",
+        ) from None
+    bound.setblocking(False)
+    return bound
+
+
+class Server:
+    """Serves one App on one listening socket."""
+
+    def __init__(self, app: App, bound: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        self._app = app
+        self._tls = tls
+        self._bound = bound
+        self.address: tuple[str, int] = bound.getsockname()[:2]
+        self._config = _config()
+        self._context = WorkerContext(None)
+        self._wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
+        self._hosts: Counter[str] = Counter()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled, and then finish what is being answered (S4)."""
+        accepting = trio.CancelScope()
+        async with trio.open_nursery() as outer:
+            outer.start_soon(_until_cancelled, accepting.cancel)
+            with trio.CancelScope(shield=True) as all_of_it:
+                async with trio.open_nursery() as connections:
+                    with accepting:
+                        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._bound))
+                        task_status.started()
+                        await trio.serve_listeners(
+                            self._connection, [listener], handler_nursery=connections
+                        )
+                    all_of_it.deadline = trio.current_time() + DRAIN_WITHIN
+                    await self._context.terminated.set()  # idle connections close themselves
+                    await self._app.close_sockets()
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        try:
+            host = str(stream.socket.getpeername()[0])
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return
+        most = CONNECTIONS if is_loopback(host) else PER_HOST
+        if self._hosts[host] >= most or self._hosts.total() >= CONNECTIONS:
+            await trio.aclose_forcefully(stream)
+            return
+        self._hosts[host] += 1
+        try:
+            await self._speak(_Impatient(stream))
+        finally:
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+            await trio.aclose_forcefully(stream)
+
+    async def _speak(self, stream: "_Impatient") -> None:
+        wire: Any = stream
+        if self._tls is not None:
+            wire = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+        state = ConnectionState({})
+        server = TCPServer(self._wrapped, self._config, self._context, state, wire)
+        try:
+            with contained("an HTTP connection"):
+                await server.run()
+        except BugError:
+            return  # contained has logged it (S5)
+
+
+async def _until_cancelled(then: Callable[[], None]) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        then()
+
+
+def _config() -> Config:
+    config = Config()
+    config.h11_max_incomplete_size = HEAD_BYTES
+    config.h2_max_header_list_size = HEAD_BYTES
+    config.h2_max_concurrent_streams = 32
+    config.keep_alive_timeout = HEAD_WITHIN
+    config.keep_alive_max_requests = 1_000_000  # nothing is gained by another handshake
+    config.ssl_handshake_timeout = HEAD_WITHIN
+    config.include_server_header = False
+    config.websocket_max_message_size = SOCKET_TEXT
+    config.websocket_ping_interval = _PING_EVERY
+    config.accesslog = None
+    config.errorlog = logging.getLogger("ampd.http")
+    return config
+
+
+class _Impatient(trio.abc.HalfCloseableStream):
+    """A TCP stream whose other side must take what is sent (S2): hypercorn waits for ever."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            with trio.fail_after(SEND_WITHIN):
+                await self._stream.send_all(data)
+        except trio.TooSlowError:
+            raise trio.BrokenResourceError("the other side takes nothing") from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
