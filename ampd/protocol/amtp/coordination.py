@@ -89,7 +89,7 @@ class Workflow:
 
     def asks(self, address: str) -> bool:
         """Whether an answer of this address is waited for."""
-        return self.place_of(address) is not None
+        return not self.is_over and self.place_of(address) is not None
 
     def place_of(self, address: str) -> int | None:
         """Which participant of this address still owes an answer."""
