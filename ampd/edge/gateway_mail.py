@@ -1,0 +1,139 @@
+"""An agent's mail as the gateways hand it out: what is not acked yet, whole, the oldest first.
+
+  M1  A page costs what it shows: nothing is counted or read that is not on it.
+  M2  What is handed out was proved against the journal in the same moment (as reading.py, O2); a
+      damaged message holds up none behind it: it is left out, and the log names it.
+  M3  An agent gets its own mail only; what is quarantined or acked is not handed out.
+
+Not here: how a message looks in a foreign protocol (amp/rendering.py, amtp/rendering.py).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from ampd.core.agents import Agent
+from ampd.core.lists import Filter, Summary
+from ampd.edge.methods import Rooms
+from ampd.model.errors import Refused, StorageError
+from ampd.model.message import id_text
+from ampd.storage.index import read_signed
+from ampd.storage.records import Kept, State
+
+log = logging.getLogger("ampd.gateway")
+
+PAGE: Final = 100  # messages on a page where nobody says how many
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One whole message. `payload` and `context` are JSON texts, or None."""
+
+    summary: Summary
+    body: str
+    payload: str | None
+    context: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some pieces, and where the next page begins."""
+
+    pieces: tuple[Piece, ...]
+    next: int  # `after` of the next page; 0 if this is the last
+    waiting: int  # messages that are not acked, on this page and elsewhere
+
+
+class GatewayMail:
+    """Reads and acknowledges for the agents of this node."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def page(self, agent: Agent, limit: int = PAGE, after: int = 0) -> Page:
+        """The oldest un-acked messages behind the number `after` (M1-M3)."""
+        wanted = Filter(limit=limit, after=str(after), oldest=True)
+        listing = self._rooms.lists.listing(agent, wanted)
+        found = [self._whole(summary) for summary in listing.messages]
+        last = listing.messages[-1].number if listing.more else None
+        return Page(tuple(each for each in found if each), last or 0, listing.total)
+
+    def waiting(self, agent: Agent) -> int:
+        """How many messages are not acked."""
+        row = self._rooms.store.view.execute(
+            "SELECT unread+read FROM agents WHERE key=?", (agent.key,)
+        ).fetchone()
+        return int(row[0])
+
+    def received(self, agent: Agent, identifier: bytes) -> Piece | None:
+        """The message of this id in the agent's mailbox, acked or not; of several the newest."""
+        row = self._rooms.store.view.execute(
+            "SELECT m.seq FROM messages m CROSS JOIN boxes b ON b.message=m.seq"
+            " JOIN agents a ON a.id=b.agent WHERE m.id=? AND a.key=? AND b.state<3"
+            " ORDER BY b.number DESC LIMIT 1",
+            (identifier, agent.key),
+        ).fetchone()
+        return self._whole(self._rooms.lists.one(agent, row[0])) if row else None
+
+    def sent(self, agent: Agent, identifier: bytes) -> Piece | None:
+        """The message of this id that the agent sent."""
+        row = self._rooms.store.view.execute(
+            "SELECT m.seq FROM messages m JOIN agents a ON a.id=m.by WHERE m.id=? AND a.key=?",
+            (identifier, agent.key),
+        ).fetchone()
+        return self._whole(self._rooms.lists.one(agent, row[0])) if row else None
+
+    def sender_of(self, identifier: bytes) -> Agent | None:
+        """The agent of this node that sent the message of this id."""
+        row = self._rooms.store.view.execute(
+            "SELECT a.key FROM messages m JOIN agents a ON a.id=m.by WHERE m.id=?", (identifier,)
+        ).fetchone()
+        return self._rooms.agents.of_key(row[0]) if row else None
+
+    async def acknowledge(self, agent: Agent, identifiers: Sequence[bytes]) -> list[bytes]:
+        """Ack those that wait; the ids that were there, also those that were acked before."""
+        found = []
+        texts = []
+        for identifier in dict.fromkeys(identifiers):
+            rows = self._rooms.store.view.execute(
+                "SELECT b.number, b.state FROM messages m CROSS JOIN boxes b ON b.message=m.seq"
+                " JOIN agents a ON a.id=b.agent WHERE m.id=? AND a.key=? AND b.state<3",
+                (identifier, agent.key),
+            ).fetchall()
+            if rows:
+                found.append(identifier)
+            texts += [str(row["number"]) for row in rows if row["state"] != State.ACKED]
+        if texts:
+            await self._rooms.marks.set(agent, texts, State.ACKED)
+        return found
+
+    def news(self, agent: Agent) -> trio.Event:
+        """Set when something came for the agent, or changed, after this call. Ask before you look:
+        then nothing is missed."""
+        return self._rooms.store.changed(("box", agent.key))
+
+    def agent_named(self, name: str) -> Agent | None:
+        """The local agent of this name."""
+        try:
+            return self._rooms.agents.named(name)
+        except Refused:
+            return None
+
+    def _whole(self, summary: Summary) -> Piece | None:
+        try:
+            record = self._rooms.store.payload(summary.seq)
+            if not isinstance(record, Kept):
+                raise StorageError("the index points to another record", hint="amp check --repair")
+        except StorageError as exc:
+            log.error("a message cannot be handed out", extra={"id": summary.id, "why": str(exc)})
+            return None
+        members = read_signed(record.signed)[1]
+        return Piece(summary, members["body"], members["payload"], members["context"])
+
+
+def text_of(identifier: bytes) -> str:
+    """A native id as text: a UUID."""
+    return id_text(identifier)
