@@ -1,5 +1,7 @@
 """A whole gateway in one process: the services over a real store, asked without a socket.
 
+    from edge.gateway_harness import gateway
+
     async with gateway(tmp_path) as here:
         answer = await here.request("POST", "/api/v1/register", json={...})
         assert answer.status == 201, answer.text
@@ -18,10 +20,10 @@ import fakes
 import trio
 
 from ampd.core.bundles import Bundles
-from ampd.edge.gateway_paths import AMP, AMTP, belongs_to
+from ampd.edge.gateway_app import application
+from ampd.edge.gateway_paths import AMP, AMTP
 from ampd.edge.gateway_values import GatewayValues, Shared
 from ampd.edge.http.app import App
-from ampd.edge.http.guard import Guard
 from ampd.edge.http.words import Answer
 from ampd.edge.methods import Rooms
 from ampd.storage.registry import Registry
@@ -46,7 +48,7 @@ class Reply:
         return json_text.loads(self.body)
 
 
-class Closed(Exception):  # noqa: N818
+class Closed(Exception):
     """The gateway closed the WebSocket, or never opened it (then `status` is HTTP's)."""
 
     def __init__(self, code, status=0):
@@ -183,6 +185,7 @@ class Place(Client):
     shared: Shared = None
     services: dict = field(default_factory=dict)
     nursery: trio.Nursery = None  # ends with the gateway
+    clock: object = None
 
     @property
     def amp(self):
@@ -316,11 +319,11 @@ async def gateway(folder, *, services=both, name="here", clock=None, run=True, *
         try:
             shared = shared_of(node, node.folder, registry, clock, **others)
             made = {each.name: each for each in services(shared)}
-            hosts = (shared.values.node_domain, shared.values.amp_domain, *shared.values.hosts)
-            app = App(list(made.values()), belongs_to, Guard(hosts), {})
+            app = application(shared.values, list(made.values()))
             async with trio.open_nursery() as nursery:
-                place = Place(app, node=node, shared=shared, services=made, nursery=nursery)
-                place.clock = clock
+                place = Place(
+                    app, node=node, shared=shared, services=made, nursery=nursery, clock=clock
+                )
                 if run:
                     place.run_services()
                 yield place
