@@ -33,7 +33,7 @@ class GatewayValues:
     admin_keys: Path
     state: Path  # folder for files: attachments, keys
     base: str = "http://localhost:23000"  # own URL, without a slash at its end
-    resolve: Mapping[str, str] = field(default=_NOTHING)
+    resolve: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     certificate: Path | None = None
     key: Path | None = None
     plain_http: bool = False
@@ -46,7 +46,7 @@ class GatewayValues:
     federation: str = "allowlist"  # or open, closed
     federation_allow: tuple[str, ...] = ()
     amp_signatures: str = "strict"  # or open
-    mesh: Mapping[str, str] = field(default=_NOTHING)
+    mesh: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     amtp_auth: str = "local"  # or agent
     amtp_signatures: str = "flag"  # or accept, reject
     amtp_signing_key: Path | None = None
