@@ -1,0 +1,233 @@
+"""Requests to servers elsewhere whose URLs strangers may have chosen.
+
+  HC1  A host is resolved once; the address that was found fit is the one that is connected to, so
+       that no second answer of the DNS leads elsewhere (rebinding). TLS checks the host's name.
+  HC2  Unless the caller says `anywhere`, only public addresses are fit (addresses.py), and the
+       hosts of gateway.webhook_hosts.
+  HC3  No redirect is followed unless asked for; each is checked as the first URL was, none leads
+       from https to http, and none takes Authorization or cookies to another origin.
+  HC4  Nothing takes longer than its timeout or more than its limit: of a longer answer the
+       beginning is kept, and `whole` is false.
+  HC5  No proxy, no credentials, no cookies come from the environment or stay behind.
+
+Refused: the URL may not be asked, now or later. Unavailable: it did not answer; maybe later.
+"""
+
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urljoin
+
+import httpcore
+import trio
+
+import ampd
+from ampd.edge.http.addresses import Target, is_public, target_of
+from ampd.edge.http.dns import Dns
+from ampd.model.errors import Invalid, Refused, Unavailable
+
+_CONNECTIONS: Final = 50  # at once, to all hosts
+_KEPT_OPEN: Final = 10
+_KEPT_FOR: Final = 15.0  # seconds; a server closes them sooner or later, and we race with it
+_ONE_ADDRESS: Final = 5.0  # seconds for one of several addresses to answer
+_SECRETS: Final = frozenset(("authorization", "cookie", "proxy-authorization"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the other server said."""
+
+    status: int
+    headers: Mapping[str, str]  # lower-case names
+    body: bytes
+    whole: bool = True  # False: the body was longer than the limit, and is cut (HC4)
+
+
+class HttpClient:
+    """Asks other servers. Use it as an async context manager, or call `aclose`."""
+
+    def __init__(
+        self,
+        dns: Dns,
+        webhook_hosts: Iterable[str] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`tls` verifies servers; None: by the system's authorities."""
+        self._dns = dns
+        self._listed = frozenset(each.lower() for each in webhook_hosts)
+        self._tls = tls
+        self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout: float = 15.0,  # noqa: ASYNC109 - of the whole exchange, as HC4 says
+        anywhere: bool = False,
+        limit: int = 1 << 20,
+        redirects: int = 0,
+    ) -> Reply:
+        """One request, and its answer (HC1-HC5)."""
+        try:
+            with trio.fail_after(timeout):
+                return await self._follow(
+                    _Request(method, target_of(url), dict(headers or {}), body),
+                    redirects, anywhere=anywhere, limit=limit,
+                )  # fmt: skip
+        except trio.TooSlowError:
+            raise Unavailable(f"{_shown(url)} did not answer within {timeout:g} s") from None
+
+    async def _follow(
+        self, request: "_Request", redirects: int, *, anywhere: bool, limit: int
+    ) -> Reply:
+        while True:
+            reply = await self._once(request, anywhere=anywhere, limit=limit)
+            where = reply.headers.get("location")
+            if redirects == 0 or where is None or reply.status not in (301, 302, 303, 307, 308):
+                return reply
+            redirects -= 1
+            request = request.redirected(reply.status, where)
+
+    async def _once(self, request: "_Request", *, anywhere: bool, limit: int) -> Reply:
+        pool = await self._pool(anywhere=anywhere)
+        try:
+            async with pool.stream(
+                request.method, str(request.target), headers=request.sent(), content=request.body
+            ) as response:
+                parts, size = [], 0
+                async for part in response.aiter_stream():
+                    parts.append(part[: limit - size])
+                    size += len(part)
+                    if size > limit:
+                        break
+                found = {
+                    name.decode("latin-1").lower(): value.decode("latin-1")
+                    for name, value in response.headers
+                }
+                return Reply(response.status, found, b"".join(parts), size <= limit)
+        except (
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.TimeoutException,
+            httpcore.UnsupportedProtocol,
+        ) as exc:
+            raise Unavailable(f"{_shown(str(request.target))}: {_reason(exc)}") from None
+
+    async def _pool(self, *, anywhere: bool) -> httpcore.AsyncConnectionPool:
+        """One for each policy: a connection that `anywhere` opened serves nobody else (HC2)."""
+        if self._tls is None:  # reads the system's authorities: some tens of milliseconds
+            self._tls = await trio.to_thread.run_sync(ssl.create_default_context)
+        if anywhere not in self._pools:
+            listed = None if anywhere else self._listed
+            self._pools[anywhere] = httpcore.AsyncConnectionPool(
+                ssl_context=self._tls,
+                max_connections=_CONNECTIONS,
+                max_keepalive_connections=_KEPT_OPEN,
+                keepalive_expiry=_KEPT_FOR,
+                network_backend=_Checked(self._dns, listed),
+            )
+        return self._pools[anywhere]
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        for pool in self._pools.values():
+            await pool.aclose()
+        self._pools.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    target: Target
+    headers: dict[str, str]
+    body: bytes
+
+    def sent(self) -> list[tuple[bytes, bytes]]:
+        """The headers as they go out."""
+        own = {
+            "Host": _host_header(self.target),
+            "User-Agent": f"ampd/{ampd.__version__}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",  # nothing that a few bytes blow up
+        }
+        if self.body or self.method in ("POST", "PUT", "PATCH"):
+            own["Content-Length"] = str(len(self.body))
+        given = {name.lower() for name in self.headers}
+        merged = {k: v for k, v in own.items() if k.lower() not in given} | self.headers
+        return [(name.encode("latin-1"), text.encode("latin-1")) for name, text in merged.items()]
+
+    def redirected(self, status: int, where: str) -> "_Request":
+        """The request that a redirect asks for (RFC 9110, section 15.4; HC3)."""
+        target = target_of(urljoin(str(self.target), where))
+        if self.target.scheme == "https" and target.scheme == "http":
+            raise Refused(f"{_shown(str(self.target))} leads from https to http")
+        dropped = set() if target.origin == self.target.origin else set(_SECRETS)
+        method, body = self.method, self.body
+        if status == 303 or (status in (301, 302) and method == "POST"):
+            method, body = ("HEAD" if method == "HEAD" else "GET"), b""
+            dropped |= {"content-type", "content-length"}
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
+        return _Request(method, target, kept, body)
+
+
+class _Checked(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that are fit (HC1, HC2)."""
+
+    def __init__(self, dns: Dns, listed: frozenset[str] | None) -> None:
+        self._dns = dns
+        self._listed = listed  # None: every address is fit
+        self._trio = httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        found = await self._dns.addresses(host)
+        if self._listed is not None and not {host, f"{host}:{port}"} & self._listed:
+            fit = [each for each in found if is_public(each)]
+            if not fit:
+                raise Refused(
+                    f"{host} is at an address of this machine or its network",
+                    hint=f'add "{host}:{port}" to gateway.webhook_hosts if that is meant',
+                )
+            found = fit
+        for address in found[:-1]:
+            try:
+                return await self._trio.connect_tcp(
+                    address, port, _ONE_ADDRESS, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await self._trio.connect_tcp(found[-1], port, timeout, local_address, socket_options)
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+def _host_header(target: Target) -> str:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    default = {"http": 80, "https": 443}[target.scheme]
+    return host if target.port == default else f"{host}:{target.port}"
+
+
+def _shown(url: str) -> str:
+    """A URL for an error: without its query, which may hold a secret."""
+    try:
+        return str(target_of(url)).partition("?")[0]
+    except Invalid:
+        return "this URL"
+
+
+def _reason(exc: BaseException) -> str:
+    """What went wrong, at its root: "certificate verify failed", not "connection broken"."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return str(exc) or type(exc).__name__
