@@ -49,6 +49,11 @@ def journal_key(node: SigningKey) -> bytes:
     return digest(b"ampd/journal-key/1\0" + node.seed)
 
 
+def foreign_secret(node: SigningKey) -> bytes:
+    """The secret that the keys of foreign addresses are made of (core/foreign.py)."""
+    return digest(b"ampd/foreign-secret/1\0" + node.seed)
+
+
 def place_of(folder: Path) -> bytes:
     """What tells this copy of the store from one that was restored or copied."""
     found = (folder / "journal").stat()

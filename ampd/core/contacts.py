@@ -35,6 +35,7 @@ from ampd.storage.view import Reader
 
 MAX_STRANGERS: Final = 10_000  # a few MiB of journal for a hostile LAN
 MAX_CARDS: Final = 1000  # of one node; the rest is passed over
+FOREIGN_SOURCES: Final = ("amp", "amtp", "provider")  # of contacts without a key of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +277,11 @@ class Contacts:
     async def verify(self, address: str, said: str) -> list[Known]:
         """The user compared the fingerprint: the key that has it is verified."""
         known = self.listed(address)
+        if any(c.source in FOREIGN_SOURCES and c.state != "conflict" for c in known):
+            raise Refused(
+                f"{address} is reached by a gateway: it has no fingerprint that its owner could"
+                " compare", code="conflict", hint=f"amp contact show {address}",
+            )  # fmt: skip
         match = [c for c in known if fingerprint(c.key) == said.strip()]
         if not match:
             raise Refused(

@@ -1,9 +1,12 @@
 """What the rooms of the core ask of those above, as types: no room above is imported here."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from ampd.model.message import Delivery, Envelope
+from ampd.core.agents import Agent
+from ampd.model.address import Address
+from ampd.model.message import Delivery, Envelope, Message
 
 
 class Door(Protocol):
@@ -69,4 +72,33 @@ class Carrier(Protocol):
 
     def wake(self, node: bytes) -> None:
         """Somebody waits for this node: if there is no session, call it soon."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One message for one recipient of a foreign protocol."""
+
+    sender: Agent
+    recipient: Address
+    message: Message
+    signed: bytes  # the same, as the sender signed it
+    attempts: int  # that were made before this one
+
+
+class Courier(Protocol):
+    """A way to hosts that speak another protocol."""
+
+    async def find(self, address: Address) -> str:
+        """The protocol by which this address can be reached; "" if by none of ours.
+
+        May ask other hosts. Raises Refused or Unavailable.
+        """
+        ...
+
+    async def carry(self, protocol: str, parcel: Parcel) -> Delivery:
+        """Return once the other side answered for it: "delivered", or "relayed" when it holds it.
+
+        Raises Refused (for good) or Unavailable (later). The same parcel may be given twice.
+        """
         ...

@@ -240,8 +240,8 @@ class Applier(Rows):
         self.kill_items("item=?", (record.item,), seq)
 
     def _progress(self, seq: int, record: Progress) -> None:
-        where = "message=? AND recipient=? AND what='message'"
-        copy = (record.message, record.recipient)
+        where = "message=? AND recipient=? AND by=? AND what='message'"  # senders choose ids
+        copy = (record.message, record.recipient, self.holder(record.by))
         if record.status == "relayed":
             self._db.execute(f"UPDATE outbox SET status='relayed' WHERE {where}", copy)  # noqa: S608
         elif record.via != "local":
