@@ -40,6 +40,7 @@ class Attempts:
     in_a_row: int = 0  # since something changed: the exponent of the pause
     next_at: int = 0  # milliseconds; 0: as soon as something changes
     last_error: str = ""
+    via: str = ""  # "gateway" if nothing else leads there
 
 
 class Letters:

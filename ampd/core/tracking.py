@@ -120,7 +120,7 @@ class Tracking:
         return DeliveryState(
             address=row["address"],
             status=row["status"],
-            via=row["via"] or "",
+            via=row["via"] or (tried.via if tried else ""),
             attempts=tried.count if tried else 0,
             next_attempt_at=tried.next_at if tried else 0,
             error=row["error"] or (tried.last_error if tried else ""),
@@ -202,13 +202,13 @@ class Tracking:
         ):
             for column, what, detail in _STAGES:
                 if row[column]:
-                    steps.append(Step(row[column], row["address"], what, detail))
+                    said = detail if row["via"] != "gateway" else "as the other provider says"
+                    steps.append(Step(row[column], row["address"], what, said))
             if row["status"] in ("failed", "expired"):
                 steps.append(Step(row["at"], row["address"], row["status"], row["error"] or ""))
             state = self._delivery(row)
             if state.status in ("queued", "relayed"):
-                why = state.error or "its node was not seen since"
-                waits.append(f"{state.address}: {why}")
+                waits.append(f"{state.address}: {state.error or _quiet(state)}")
         return "; ".join(waits)
 
     def _box_steps(self, message: sqlite3.Row, agent: Agent, steps: list[Step]) -> None:
@@ -222,6 +222,15 @@ class Tracking:
             for column, what in (("read_at", "read"), ("acked_at", "acked")):
                 if row[column]:
                     steps.append(Step(row[column], here, what))
+
+
+def _quiet(state: DeliveryState) -> str:
+    """What is waited for, when nothing went wrong."""
+    if state.via != "gateway":
+        return "its node was not seen since"
+    if state.status == "relayed":
+        return "the other provider has it, and said nothing since"
+    return "the gateway is about to carry it"
 
 
 def _listed(recipients: str) -> str:
