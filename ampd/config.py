@@ -5,8 +5,9 @@ A value comes from the first of these that has one:
     1. the command line             ampd --gateway 127.0.0.1:23000
     2. AMPD_<SECTION>_<KEY>         AMPD_PEER_LISTEN=0.0.0.0:4160; lists as JSON or
                                     separated by commas, tables as JSON
-    3. config.toml                  sections and keys as in settings.py
-    4. the default                  every key has one that works
+    3. AMTP_...                     what amtp_variables.py understands
+    4. config.toml                  sections and keys as in settings.py
+    5. the default                  every key has one that works
 
   C1  An unknown key, and an AMPD_ variable that is nearly a known one, is an error: a
       misspelt setting never counts as unset.
@@ -35,6 +36,7 @@ from typing import Any, Final
 
 import appdirs
 
+from ampd import amtp_variables
 from ampd.model.errors import Invalid
 from ampd.settings import (
     Discovery,
@@ -113,10 +115,13 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
+    without_effect: tuple[str, ...] = ()  # variables that were read and mean nothing here
 
 
 _SECTIONS: Final[dict[str, Any]] = {
-    each.name: each.default_factory for each in fields(Config) if each.name != "paths"
+    each.name: each.default_factory
+    for each in fields(Config)
+    if each.name not in ("paths", "without_effect")
 }
 # (section, key) -> how it is read
 _KEYS: Final[dict[tuple[str, str], Field[Any]]] = {
@@ -137,6 +142,9 @@ def load(
     """The settings in force; Invalid names the first that cannot be used, and its place."""
     paths = find_paths(home, config_file, environ)
     values = _from_file(paths.config_file, must_exist=config_file is not None)
+    said, without_effect = amtp_variables.read(environ)
+    for (section, key), (variable, raw) in said.items():
+        values[section, key] = _read(section, key, raw, where=variable)
     values |= _from_environment(environ)
     arguments = {
         ("gateway", "listen"): gateway,
@@ -151,7 +159,7 @@ def load(
         section: kind(**{key: value for (s, key), value in values.items() if s == section})
         for section, kind in _SECTIONS.items()
     }
-    return Config(paths, **sections)
+    return Config(paths, **sections, without_effect=without_effect)
 
 
 def _read(section: str, key: str, raw: object, *, where: str) -> object:
@@ -159,9 +167,10 @@ def _read(section: str, key: str, raw: object, *, where: str) -> object:
     meta = _KEYS[section, key].metadata
     shape = meta["shape"]
     inner = raw if isinstance(raw, list) else raw.values() if isinstance(raw, dict) else ()
+    items = meta["items"]
     try:
-        if type(raw) is not shape or not all(isinstance(text, str) for text in inner):
-            raise expected(_SHAPES[shape], raw)
+        if type(raw) is not shape or not all(type(each) is items for each in inner):
+            raise expected(_SHAPES[shape] if items is str else "a table of whole numbers", raw)
         return meta["read"](raw)
     except Invalid as exc:
         raise Invalid(f"{where}: {exc}", hint=exc.hint) from None

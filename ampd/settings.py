@@ -25,6 +25,15 @@ Endpoint = tuple[str, int]  # (host, port), as socket.bind takes it; port 0: the
 
 MAX_DOMAIN: Final = 252  # characters: an address has 254, and "a@" before its domain
 MAX_MESSAGE: Final = 4 << 20  # bytes: in base64 and JSON it still fits the socket's 8 MiB line
+MAX_RATE: Final = 1_000_000  # a minute: more than any machine answers, so it means no limit
+# What gateway.limits may name: requests a minute, but "hourly"; the services have the defaults.
+RATES: Final = frozenset(
+    (
+        *("route", "pending", "register", "api", "hourly", "received"),
+        *("federation", "federation_recipient", "federation_total"),
+        *("amtp", "amtp_denied"),
+    )
+)
 
 
 def expected(what: str, value: object, *, hint: str = "") -> Invalid:
@@ -128,16 +137,66 @@ def _urls(table: dict[str, str]) -> Mapping[str, str]:
     return MappingProxyType({domain.lower(): url for domain, url in table.items()})
 
 
+def _hosts(texts: list[str]) -> tuple[str, ...]:
+    """`HOST` or `HOST:PORT` each, in lower case."""
+    for text in texts:
+        try:
+            sound = read_endpoint(text if re.search(r":[0-9]+$|\]$", text) else f"{text}:1")
+        except Invalid:
+            sound = None
+        if sound is None:
+            raise expected("HOST or HOST:PORT", text)
+    return tuple(text.lower() for text in texts)
+
+
+def _name_server(text: str) -> str:
+    found = read_endpoint(text)
+    try:
+        if found is not None:
+            ipaddress.ip_address(found[0])
+    except ValueError:
+        raise expected('the IP address and port of a name server, or ""', text) from None
+    return text
+
+
+def _labels(texts: list[str]) -> tuple[str, ...]:
+    for text in texts:
+        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", text):
+            raise expected("names of small letters, digits and hyphens", text)
+    return tuple(texts)
+
+
+def _label(text: str) -> str:
+    return _labels([text])[0]
+
+
+def _domains(texts: list[str]) -> tuple[str, ...]:
+    return tuple(check_domain(text).lower() for text in texts)
+
+
+def _rates(table: dict[str, int]) -> Mapping[str, int]:
+    for kind, number in table.items():
+        if kind not in RATES:
+            raise Invalid(f"there is no limit {kind!r}", hint=did_you_mean(kind, sorted(RATES)))
+        if not 0 <= number <= MAX_RATE:
+            raise expected(f"0 (no limit) to {MAX_RATE}", number)
+    return MappingProxyType(dict(table))
+
+
 def _message_bytes(number: int) -> int:
     if not 1024 <= number <= MAX_MESSAGE:  # under 1 KiB no signed message fits
         raise expected(f"1024 to {MAX_MESSAGE} bytes", number)
     return number
 
 
-def _setting(default: object, read: Callable[[Any], object]) -> Any:
-    """A key of config.toml: its default as it would stand there, and its reader."""
+def _setting(default: object, read: Callable[[Any], object], items: type = str) -> Any:
+    """A key of config.toml: its default as it would stand there, and its reader.
+
+    `items` is what a list or a table of it holds.
+    """
     return field(
-        default_factory=lambda: read(default), metadata={"shape": type(default), "read": read}
+        default_factory=lambda: read(default),
+        metadata={"shape": type(default), "read": read, "items": items},
     )
 
 
@@ -187,6 +246,24 @@ class Gateway:
     amtp_domain: str = _setting("localhost", _domain)
     admin_keys: Path | None = _setting("", _file)
     resolve: Mapping[str, str] = _setting({}, _urls)
+    certificate: Path | None = _setting("", _file)
+    key: Path | None = _setting("", _file)
+    plain_http: bool = _setting(False, bool)
+    hosts: tuple[str, ...] = _setting([], _hosts)
+    webhook_hosts: tuple[str, ...] = _setting([], _hosts)
+    dns: str = _setting("", _name_server)
+    limits: Mapping[str, int] = _setting({}, _rates, int)
+    registration: str = _setting("open", _one_of("open", "invite", "owner"))
+    tenants: tuple[str, ...] = _setting([], _labels)
+    federation: str = _setting("allowlist", _one_of("open", "allowlist", "closed"))
+    federation_allow: tuple[str, ...] = _setting([], _domains)
+    amp_signatures: str = _setting("strict", _one_of("strict", "open"))
+    mesh: Mapping[str, str] = _setting({}, _urls)
+    amtp_auth: str = _setting("local", _one_of("local", "agent"))
+    amtp_signatures: str = _setting("flag", _one_of("accept", "flag", "reject"))
+    amtp_signing_key: Path | None = _setting("", _file)
+    amtp_selector: str = _setting("ampd", _label)
+    mirror: bool = _setting(False, bool)
 
 
 @dataclass(frozen=True, slots=True)

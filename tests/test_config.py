@@ -54,7 +54,14 @@ def test_every_key_has_a_default_that_works(settings):
     assert config.gateway.amp_domain == "aimaestro.local"
     assert config.gateway.amtp_domain == "localhost"
     assert config.gateway.admin_keys is None
-    assert config.gateway.resolve == {}
+    assert config.gateway.resolve == config.gateway.limits == config.gateway.mesh == {}
+    assert config.gateway.certificate is config.gateway.key is config.gateway.amtp_signing_key
+    assert config.gateway.plain_http is config.gateway.mirror is False
+    assert config.gateway.hosts == config.gateway.webhook_hosts == config.gateway.tenants == ()
+    assert (config.gateway.registration, config.gateway.federation) == ("open", "allowlist")
+    assert (config.gateway.amp_signatures, config.gateway.amtp_signatures) == ("strict", "flag")
+    assert (config.gateway.amtp_auth, config.gateway.amtp_selector) == ("local", "ampd")
+    assert config.gateway.dns == ""
     assert config.limits.message_bytes == 524288
     assert (config.log.level, config.log.format) == ("info", "auto")
 
@@ -104,6 +111,35 @@ def test_tables_numbers_and_truths_have_a_form_in_the_environment(settings):
     assert config.gateway.resolve == {"peer.example": "https://10.0.0.7:8443"}
     assert config.limits.message_bytes == 65536
     assert config.discovery.mdns is False
+
+
+def test_the_gateway_takes_hosts_limits_and_tables(settings):
+    config = settings(
+        """
+        [gateway]
+        hosts = ["Ampd.Example", "10.0.0.7", "[::1]:23000"]
+        webhook_hosts = ["localhost:9000", "printer"]
+        limits = {route = 0, received = 5}
+        mesh = {"Studio.local" = "http://10.0.0.8:23000"}
+        federation_allow = ["Other.Example"]
+        tenants = ["default", "23blocks"]
+        dns = "10.0.0.1:5353"
+        """,
+        {"AMPD_GATEWAY_MIRROR": "true"},
+    ).gateway
+    assert config.hosts == ("ampd.example", "10.0.0.7", "[::1]:23000")
+    assert config.webhook_hosts == ("localhost:9000", "printer")
+    assert config.limits == {"route": 0, "received": 5}
+    assert config.mesh == {"studio.local": "http://10.0.0.8:23000"}
+    assert config.federation_allow == ("other.example",)
+    assert config.tenants == ("default", "23blocks")
+    assert config.dns == "10.0.0.1:5353"
+    assert config.mirror
+
+
+def test_the_limits_of_the_gateway_have_a_form_in_the_environment(settings):
+    config = settings(environ={"AMPD_GATEWAY_LIMITS": '{"route": 7}'})
+    assert config.gateway.limits == {"route": 7}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +192,18 @@ BAD = {
     "[discovery]\nmdns = 1": "config.toml:2: discovery.mdns: expected true or false, not 1",
     '[discovery]\ninterfaces = [""]': "config.toml:2: discovery.interfaces: expected names",
     '[policy]\nunknown_senders = "acept"': "config.toml:2: policy.unknown_senders: expected accept",
+    "[gateway]\nlimits = {rout = 1}": "config.toml:2: gateway.limits: there is no limit 'rout'",
+    "[gateway]\nlimits.route = -1": "config.toml:2: gateway.limits: expected 0 (no limit) to",
+    '[gateway]\nlimits.route = "60"': "config.toml:2: gateway.limits: expected a table of whole",
+    "[gateway]\nlimits.route = true": "config.toml:2: gateway.limits: expected a table of whole",
+    '[gateway]\nhosts = ["a b"]': "config.toml:2: gateway.hosts: expected HOST or HOST:PORT",
+    '[gateway]\nhosts = ["http://a"]': "config.toml:2: gateway.hosts: expected HOST or HOST:PORT",
+    '[gateway]\ndns = "ns.example:53"': "config.toml:2: gateway.dns: expected the IP address and",
+    '[gateway]\nregistration = "shut"': "config.toml:2: gateway.registration: expected open or",
+    '[gateway]\ntenants = ["A_b"]': "config.toml:2: gateway.tenants: expected names of small",
+    '[gateway]\namtp_selector = ""': "config.toml:2: gateway.amtp_selector: expected names of",
+    '[gateway]\nfederation_allow = ["a b"]': "config.toml:2: gateway.federation_allow:",
+    '[gateway]\ncertificate = "c.pem"': "config.toml:2: gateway.certificate: expected an absolute",
     '[gateway]\nadmin_keys = "keys"': "config.toml:2: gateway.admin_keys: expected an absolute",
     '[gateway.resolve]\n"a.b" = "ftp://c"': "config.toml:1: gateway.resolve: expected http://HOST",
     '[gateway.resolve]\n"a.b" = "https://c:x"': "config.toml:1: gateway.resolve: expected http://",

@@ -162,7 +162,12 @@ SETTINGS = {
     "discovery": {"mdns", "interfaces"},
     "relay": {"servers"},
     "policy": {"unknown_senders"},
-    "gateway": {"listen", "amp_domain", "amtp_domain", "admin_keys", "resolve"},
+    "gateway": {
+        *("listen", "amp_domain", "amtp_domain", "admin_keys", "resolve", "certificate", "key"),
+        *("plain_http", "hosts", "webhook_hosts", "dns", "limits", "registration", "tenants"),
+        *("federation", "federation_allow", "amp_signatures", "mesh", "amtp_auth"),
+        *("amtp_signatures", "amtp_signing_key", "amtp_selector", "mirror"),
+    },
     "limits": {"message_bytes"},
     "metrics": {"listen"},
     "log": {"level", "format"},
