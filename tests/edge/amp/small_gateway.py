@@ -17,7 +17,7 @@ from ampd.core.submission import Draft
 from ampd.crypto.foreign_keys import ForeignSigner
 from ampd.edge.amp.provider import Provider
 from ampd.edge.gateway_values import GatewayValues, Shared
-from ampd.edge.http.words import SocketClosed
+from ampd.edge.http.words import Answer, SocketClosed
 from ampd.edge.methods import Rooms
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import id_from_text
@@ -124,6 +124,28 @@ class SmallMail:
 
     def failure_of(self, exc):
         return fault_of(exc).document()
+
+
+class SmallService:
+    """Some routes of AMP, as a service."""
+
+    name = "amp"
+
+    def __init__(self, routes):
+        self._routes = routes
+
+    def routes(self):
+        return self._routes
+
+    def sockets(self):
+        return ()
+
+    def failure(self, _request, exc):
+        fault = fault_of(exc)
+        return Answer.json(fault.status, fault.document(), fault.headers)
+
+    async def run(self):
+        await trio.sleep_forever()
 
 
 class Wire:

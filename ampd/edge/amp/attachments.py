@@ -1,0 +1,371 @@
+"""Attachments of AMP: announced, brought by a link of their own, confirmed, fetched.
+
+    POST /attachments/upload            {filename, content_type, size, digest} -> {attachment_id,
+                                        upload_url}
+    PUT  /attachments/ID/upload/TOKEN   the bytes; whoever has the link may, once, within an hour
+    POST /attachments/ID/confirm        -> the attachment
+    GET  /attachments/ID                -> the attachment, with scan_status and a link to its bytes
+    GET  /attachments/ID/download       the bytes, for the agents of the message
+    GET  /attachments/ID/file/TOKEN     the bytes, for whoever has the link
+
+  AT1  Sizes: MAX_SIZE a file, MAX_COUNT and MAX_TOTAL a message; QUOTA for one agent and for all,
+       counted from the announcement on. The disk keeps RESERVE free.
+  AT2  A link to bring bytes works until the bytes came, and no longer than an hour; only bytes of
+       the announced size and digest are kept.
+  AT3  What was not sent within two hours is gone; what was sent stays as long as its message, and
+       seven days at least.
+  AT4  A message may carry only attachments that its sender brought, that are whole and not
+       rejected, and that no other message carries.
+  AT5  scan_status is honest: no file is called "clean", for nothing here scans for viruses
+       (attachment_files.py, AF3).
+  AT6  Files are handed out as downloads of their declared type and never shown by a browser.
+
+Not here: what a message says of its attachments beside their ids; that is its sender's word.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import trio
+
+from ampd.crypto.keys import random_bytes
+from ampd.edge.amp.attachment_files import AttachmentFiles, judged
+from ampd.edge.amp.limits import Limits
+from ampd.edge.amp.ports import Account, Document, Mail
+from ampd.edge.documents import time_text
+from ampd.edge.gateway_values import Shared
+from ampd.edge.http.words import Answer, Request, Route
+from ampd.model.errors import Invalid
+from ampd.protocol import raw_json
+from ampd.protocol.amp.faults import Fault, invalid, missing, not_found
+from ampd.protocol.raw_json import Value
+from ampd.storage.registry import Batch
+
+MAX_SIZE: Final = 25 << 20  # bytes: what AMP's clients send at most
+MAX_COUNT: Final = 10
+MAX_TOTAL: Final = 100 << 20
+QUOTA: Final = 1 << 30  # bytes of one agent's attachments
+QUOTA_OF_ALL: Final = 4 << 30
+RESERVE: Final = 256 << 20  # bytes that mail needs more than files do
+MAX_ANNOUNCED: Final = 1000  # of one agent
+UPLOAD_WITHIN: Final = 3_600_000  # milliseconds
+UNSENT_FOR: Final = 2 * 3_600_000
+SENT_FOR: Final = 7 * 86_400_000
+SWEEP_EVERY: Final = 600.0  # seconds
+_KIND: Final = "amp.attachment"
+_PIECE: Final = 1 << 18
+_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_TYPE: Final = re.compile(r"[\w.+-]{1,80}/[\w.+-]{1,80}(?:; ?[\w-]+=[\w.+-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """What a client says of a file that it will bring."""
+
+    filename: str
+    content_type: str
+    size: int
+    digest: str
+
+
+class Attachments:
+    """The attachments of one node."""
+
+    def __init__(self, shared: Shared, mail: Mail, limits: Limits) -> None:
+        self._shared = shared
+        self._registry = shared.registry
+        self._mail = mail
+        self._limits = limits
+        self._files = AttachmentFiles(shared.values.state / "attachments")
+        self._coming = 0  # uploads under way: nothing is swept meanwhile
+
+    def routes(self) -> Sequence[Route]:
+        """All of them; the order of the table is that of the docstring."""
+        return (
+            Route("POST", "/attachments/upload", self._upload),
+            Route("PUT", "/attachments/{id}/upload/{token}", self._bring, MAX_SIZE, any_type=True),
+            Route("POST", "/attachments/{id}/confirm", self._confirm),
+            Route("GET", "/attachments/{id}", self._show),
+            Route("GET", "/attachments/{id}/download", self._download),
+            Route("GET", "/attachments/{id}/file/{token}", self._file),
+        )
+
+    # --- what a message carries --------------------------------------------------------------
+
+    def check(self, agent: str, payload: Value, message: bytes = b"") -> list[str]:
+        """The ids of ours that a payload carries (AT1, AT4). Raises Fault.
+
+        `message` is the native id, if it is known: the same one may be sent again.
+        """
+        carried = payload.get("attachments") if isinstance(payload, dict) else None
+        if not carried:
+            return []
+        if not isinstance(carried, list) or not all(isinstance(each, dict) for each in carried):
+            raise invalid("payload.attachments", "attachments must be a list of objects")
+        if len(carried) > MAX_COUNT:
+            raise invalid("payload.attachments", f"more than {MAX_COUNT} attachments")
+        if sum(map(_size, carried)) > MAX_TOTAL:
+            raise Fault("attachment_too_large", 413, f"attachments of over {MAX_TOTAL} bytes")
+        found = [self._carried(agent, each, message) for each in carried]
+        return list(dict.fromkeys(each for each in found if each))
+
+    def _carried(self, agent: str, said: Document, message: bytes) -> str:
+        """One of them: its id if it is ours, "" if its bytes lie elsewhere."""
+        identifier, url = said.get("id"), said.get("url")
+        if not isinstance(identifier, str) or said.get("storage"):
+            return ""
+        known = self._registry.get(_KIND, identifier)
+        if known is None:
+            ours = isinstance(url, str) and url.startswith(self._shared.values.base)
+            if ours or (not url and re.fullmatch(r"att_\d+_[0-9a-f]{32}", identifier)):
+                raise Fault("attachment_expired", 410, f"{identifier} is not here any more")
+            return ""
+        if known["agent"] != agent:
+            raise Fault("forbidden", 403, f"{identifier} was brought by another agent")
+        if known["status"] == "pending":
+            raise Fault("attachment_pending", 409, f"the bytes of {identifier} did not come yet")
+        if known["status"] == "rejected":
+            raise Fault("attachment_rejected", 422, f"{identifier} was rejected")
+        if known["message"] not in ("", message.hex()):
+            raise Fault("attachment_already_used", 409, f"{identifier} is in another message")
+        return identifier
+
+    async def bind(
+        self, ids: Sequence[str], until: int, readers: Sequence[str] = (), message: bytes = b""
+    ) -> None:
+        """They were sent: they stay until the message ends (AT3); `readers` are agents here."""
+        expires = max(until, self._shared.now() + SENT_FOR)
+
+        def work(batch: Batch) -> None:
+            for identifier in ids:
+                known = batch.get(_KIND, identifier)
+                if known is not None:
+                    known["message"] = message.hex() or known["message"] or "sent"
+                    known["readers"] = sorted({*known["readers"], *readers})
+                    known["expires"] = max(expires, known["expires"])
+                    _put(batch, identifier, known)
+
+        if ids:
+            await self._registry.change(work)
+
+    # --- routes ------------------------------------------------------------------------------
+
+    def _account(self, request: Request) -> Account:
+        account = self._mail.account_of_token(request.bearer)
+        self._limits.take("api", account.name)
+        return account
+
+    async def _upload(self, request: Request) -> Answer:
+        account = self._account(request)
+        said = _announced(request.json())
+        if self._files.free() < said.size + RESERVE:
+            raise Fault("quota_exceeded", 507, "there is not enough room on this node's disk")
+        now = self._shared.now()
+        identifier = f"att_{now // 1000}_{random_bytes(16).hex()}"
+        token = random_bytes(32).hex()
+        value = {
+            "agent": account.name, "filename": said.filename, "content_type": said.content_type,
+            "size": said.size, "digest": said.digest, "status": "pending", "message": "",
+            "readers": [], "upload": _hash(token), "download": random_bytes(32).hex(),
+            "at": now, "until": now + UPLOAD_WITHIN, "expires": now + UNSENT_FOR,
+        }  # fmt: skip
+        await self._registry.change(_announce(identifier, value))
+        base = f"{request.base}/v1/attachments/{identifier}"
+        answer = {
+            "attachment_id": identifier,
+            "upload_url": f"{base}/upload/{token}",
+            "expires_at": time_text(now + UPLOAD_WITHIN),
+        }
+        return Answer.json(201, answer)
+
+    async def _bring(self, request: Request) -> Answer:
+        """AT2."""
+        identifier = request.params["id"]
+        known = self._known(identifier)
+        if not hmac.compare_digest(known["upload"], _hash(request.params["token"])):
+            raise not_found("there is no such link")
+        if self._shared.now() > known["until"] or known["status"] != "pending":
+            raise Fault("attachment_expired", 410, "this link was used, or is over an hour old")
+        self._coming += 1
+        try:
+            sha256 = known["digest"].removeprefix("sha256:")
+            async with aclosing(_pieces(request)) as data:
+                first = await self._files.keep(identifier, data, known["size"], sha256)
+        except Invalid as exc:
+            raise Fault("attachment_rejected", 422, str(exc)) from exc
+        finally:
+            self._coming -= 1
+        status = judged(known["content_type"], first)
+        await self._registry.change(_arrived(identifier, status))
+        if status == "rejected":
+            await trio.to_thread.run_sync(self._files.remove, identifier)
+        return Answer.json(200, {"attachment_id": identifier, "received": known["size"]})
+
+    async def _confirm(self, request: Request) -> Answer:
+        account, identifier = self._account(request), request.params["id"]
+        known = self._known(identifier)
+        if known["agent"] != account.name:
+            raise not_found(f"no attachment {identifier}")
+        if known["status"] == "pending":
+            raise Fault("attachment_pending", 409, "its bytes did not come yet")
+        await trio.lowlevel.checkpoint()
+        return Answer.json(200, _document(identifier, known, request))
+
+    async def _show(self, request: Request) -> Answer:
+        await trio.lowlevel.checkpoint()
+        identifier, known = self._of_reader(request)
+        return Answer.json(200, _document(identifier, known, request))
+
+    async def _download(self, request: Request) -> Answer:
+        identifier, known = self._of_reader(request)
+        return await self._bytes(identifier, known)
+
+    async def _file(self, request: Request) -> Answer:
+        identifier = request.params["id"]
+        known = self._known(identifier)
+        if not hmac.compare_digest(known["download"].encode(), request.params["token"].encode()):
+            raise not_found("there is no such link")
+        return await self._bytes(identifier, known)
+
+    def _of_reader(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """An attachment of the agent that asks: it brought it, or got it in a message."""
+        account, identifier = self._account(request), request.params["id"]
+        known = self._known(identifier)
+        if account.name not in (known["agent"], *known["readers"]):
+            raise not_found(f"no attachment {identifier}")
+        return identifier, known
+
+    def _known(self, identifier: str) -> dict[str, Any]:
+        known = self._registry.get(_KIND, identifier)
+        if known is None:
+            raise not_found(f"no attachment {identifier[:80]}")
+        return known
+
+    async def _bytes(self, identifier: str, known: dict[str, Any]) -> Answer:
+        """AT6."""
+        if known["status"] == "pending":
+            raise Fault("attachment_pending", 409, "its bytes did not come yet")
+        if known["status"] == "rejected":
+            raise Fault("attachment_rejected", 422, f"{identifier} was rejected")
+        data = await trio.to_thread.run_sync(self._files.read, identifier)
+        name = quote(known["filename"], safe="")
+        headers = {
+            "Content-Type": known["content_type"],
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        }
+        return Answer(200, data, headers)
+
+    # --- the end of attachments -----------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Remove what is over now and then, until cancelled (AT3)."""
+        while True:
+            await self.sweep()
+            await trio.sleep(SWEEP_EVERY)
+
+    async def sweep(self) -> int:
+        """Remove the files of attachments that are over; how many."""
+        if self._coming:
+            return 0
+        living = await self._registry.change(_living)
+        return 0 if self._coming else await trio.to_thread.run_sync(self._files.sweep, living)
+
+
+def _living(batch: Batch) -> set[str]:
+    found: set[str] = set()
+    after = ""
+    while page := batch.find(_KIND, after=after):
+        found.update(entry.key for entry in page)
+        after = page[-1].key
+    return found
+
+
+def _announce(identifier: str, value: dict[str, Any]) -> Callable[[Batch], None]:
+    """The work that announces one within the quotas (AT1)."""
+
+    def work(batch: Batch) -> None:
+        of_all = mine = count = 0
+        after = ""
+        while page := batch.find(_KIND, after=after):
+            after = page[-1].key
+            of_all += sum(entry.value["size"] for entry in page)
+            own = [entry.value["size"] for entry in page if entry.owner == value["agent"]]
+            mine, count = mine + sum(own), count + len(own)
+        if mine + value["size"] > QUOTA or count >= MAX_ANNOUNCED:
+            raise Fault("quota_exceeded", 507, "this agent's attachments fill their share")
+        if of_all + value["size"] > QUOTA_OF_ALL:
+            raise Fault("quota_exceeded", 507, "this node's attachments fill their share")
+        _put(batch, identifier, value)
+
+    return work
+
+
+def _arrived(identifier: str, status: str) -> Callable[[Batch], None]:
+    """The work that says what became of the bytes; the link is used up (AT2)."""
+
+    def work(batch: Batch) -> None:
+        known = batch.get(_KIND, identifier)
+        if known is not None:
+            _put(batch, identifier, {**known, "status": status, "uploaded": batch.now})
+
+    return work
+
+
+def _put(batch: Batch, identifier: str, value: dict[str, Any]) -> None:
+    batch.put(_KIND, identifier, value, owner=value["agent"], expires=value["expires"])
+
+
+def _announced(body: Value) -> _Announced:
+    """What was said of a file. Raises Fault."""
+    if not isinstance(body, dict):
+        raise invalid("body", "the body must be an object")
+    said = raw_json.plain(body)
+    for field in ("filename", "content_type", "size", "digest"):
+        if field not in said:
+            raise missing(field)
+    name, kind, size = said["filename"], said["content_type"], said["size"]
+    if not isinstance(name, str) or not 0 < len(name) <= 255 or not name.isprintable():
+        raise invalid("filename", "a filename has 1 to 255 printable characters")
+    if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
+        raise invalid("content_type", "a content type looks like text/plain")
+    if type(size) is not int or size <= 0:
+        raise invalid("size", "a size is a whole number of bytes, and more than 0")
+    if size > MAX_SIZE:
+        raise Fault("attachment_too_large", 413, f"over {MAX_SIZE} bytes", field="size")
+    digest = said["digest"]
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest.lower()):
+        raise invalid("digest", "a digest is sha256: and 64 hex digits")
+    return _Announced(name, kind, size, digest.lower())
+
+
+def _document(identifier: str, known: dict[str, Any], request: Request) -> Document:
+    link = None
+    if known["status"] in ("basic_clean", "suspicious"):
+        link = f"{request.base}/v1/attachments/{identifier}/file/{known['download']}"
+    return {
+        "id": identifier, "attachment_id": identifier, "filename": known["filename"],
+        "content_type": known["content_type"], "size": known["size"], "digest": known["digest"],
+        "scan_status": known["status"], "url": link, "download_url": link,
+        "uploaded_at": time_text(known.get("uploaded")), "expires_at": time_text(known["expires"]),
+    }  # fmt: skip
+
+
+def _size(said: Document) -> int:
+    size = raw_json.plain(said.get("size"))
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(request.body), _PIECE):
+        yield request.body[start : start + _PIECE]
