@@ -21,11 +21,13 @@ import trio
 from ampd import logs
 from ampd.clock import wall_clock
 from ampd.config import Config, make_folders
+from ampd.core.abroad import Abroad
 from ampd.core.agents import Agents
 from ampd.core.bundles import Bundles
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
+from ampd.core.foreign import Foreign
 from ampd.core.handover import Handover
 from ampd.core.letters import Attempts, Letters
 from ampd.core.lists import Lists
@@ -53,7 +55,7 @@ from ampd.edge.node_figures import (
 from ampd.edge.overview import Overview
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
-from ampd.home import journal_key, keep_epoch, take_home
+from ampd.home import foreign_secret, journal_key, keep_epoch, take_home
 from ampd.model.card import MAX_CARD
 from ampd.model.errors import Invalid, Unavailable
 from ampd.protocol.session import ENVELOPE_BYTES
@@ -134,6 +136,9 @@ class Daemon:
         way_out = (carrier, whereabouts, wall_clock, random.Random())  # noqa: S311
         transfer = Transfer(store, agents, contacts, letters, *way_out)
         handover = Handover(store, contacts, letters, *way_out)
+        size = config.limits.message_bytes
+        foreign = Foreign(store, agents, contacts, foreign_secret(node), wall_clock, size)
+        abroad = Abroad(store, agents, contacts, foreign, letters, *way_out[2:])
         relays = Relays(store, agents, peers, whereabouts, config.relay.servers, relay_keys)
         await agents.use_relays(relays.uris)
         bundles = Bundles(store, agents, contacts, mailbox)
@@ -146,25 +151,22 @@ class Daemon:
             for uri in config.peer.static:
                 whereabouts.sighted(uri.key, [(uri.host, uri.port)], "static")
             nursery.start_soon(network.run)
-            nursery.start_soon(_wake_on_changes, network, peers, whereabouts)
+            nursery.start_soon(_wake_on_changes, network, peers, whereabouts, abroad)
             nursery.start_soon(transfer.run)
             nursery.start_soon(store.keep_clean)
             nursery.start_soon(handover.run)
+            nursery.start_soon(abroad.run)
             nursery.start_soon(relays.run)
             nursery.start_soon(_renew, agents, peers, relays)
+            domain_is_default = config.node.domain == default_domain(socket.gethostname())
             overview = Overview(
-                store,
-                agents,
-                peers,
-                mdns,
-                relays,
-                lambda: self._listening,
-                trio.current_time(),
-                config.node.domain == default_domain(socket.gethostname()),
-            )
+                store, agents, peers, mdns, relays, lambda: self._listening, trio.current_time(),
+                domain_is_default,
+            )  # fmt: skip
             rooms = self._rooms(
-                store, agents, contacts, peers, transfer, handover, relays, bundles, overview
-            )
+                store, agents, contacts, peers, transfer, handover, relays, bundles, overview,
+                foreign, abroad,
+            )  # fmt: skip
             await self._serve_socket(nursery, rooms)
 
     async def _discover(
@@ -188,6 +190,8 @@ class Daemon:
         relays: Relays,
         bundles: Bundles,
         overview: Overview,
+        foreign: Foreign,
+        abroad: Abroad,
     ) -> Rooms:
         config = self._config
         lists = Lists(store)
@@ -203,7 +207,8 @@ class Daemon:
             relays.cards_changed()
 
         def attempts(address: str) -> Attempts | None:
-            return transfer.attempts_for(address) or handover.attempts_for(address)
+            ways = (transfer, handover, abroad)
+            return next((found for way in ways if (found := way.attempts_for(address))), None)
 
         return Rooms(
             store=store,
@@ -224,6 +229,8 @@ class Daemon:
             settling=settling,
             stop=self.stop,
             socket_of=lambda name: str(config.paths.agent_socket(name)),
+            foreign=foreign,
+            abroad=abroad,
         )
 
     async def _serve_socket(self, nursery: trio.Nursery, rooms: Rooms) -> None:
@@ -363,10 +370,13 @@ async def _renew(agents: Agents, peers: PeerTcp, relays: Relays) -> None:
             relays.cards_changed()
 
 
-async def _wake_on_changes(network: NetworkWatch, peers: PeerTcp, whereabouts: Whereabouts) -> None:
+async def _wake_on_changes(
+    network: NetworkWatch, peers: PeerTcp, whereabouts: Whereabouts, abroad: Abroad
+) -> None:
     """A laptop that slept or changed networks tries again at once (wire: "Delivery")."""
     moment = network.now
     while True:
         moment = await network.changed(moment)
         peers.wake()
         whereabouts.wake()
+        abroad.wake()

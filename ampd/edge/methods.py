@@ -16,11 +16,13 @@ from typing import Final
 import trio
 
 import ampd
+from ampd.core.abroad import Abroad
 from ampd.core.agents import Agent, Agents, Profile
 from ampd.core.bundles import Bundles
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
+from ampd.core.foreign import Foreign
 from ampd.core.lists import Filter, Lists
 from ampd.core.marks import Marks
 from ampd.core.reading import Full, Reading
@@ -92,6 +94,8 @@ class Rooms:
     settling: Callable[[], float]  # seconds until the neighbours should have been found
     stop: Callable[[], None]
     socket_of: Callable[[str], str]
+    foreign: Foreign | None = None  # None: nobody is reached by another protocol
+    abroad: Abroad | None = None
 
 
 class Methods:
@@ -252,8 +256,11 @@ class Methods:
         except Refused as exc:
             if exc.code != "recipient_unknown":
                 raise
-        await self._rooms.relays.find([to for to in draft.to if "@" in to])
+        addresses = [to for to in draft.to if "@" in to]
+        await self._rooms.relays.find(addresses)
         await self._settle(draft)
+        if self._rooms.abroad is not None:
+            await self._rooms.abroad.find(addresses)
         return documents.sent(await self._rooms.submission.send(agent, draft))
 
     async def _settle(self, draft: Draft) -> None:

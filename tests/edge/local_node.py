@@ -97,6 +97,7 @@ class Place:
             "status": lambda: {"version": "0"}, "peers": list, "agents_changed": agents_changed,
             "settling": lambda: 0.0, "stop": stop,
             "socket_of": lambda name: str(self.folder / "s" / "agents" / f"{name}.sock"),
+            "abroad": getattr(node, "abroad", None),
         }  # fmt: skip
         others = {each.name: None for each in fields(Rooms)}  # rooms with tests of their own
         mine = {**rooms, "relays": NoRelays()}
@@ -131,8 +132,11 @@ class Place:
 
 
 @asynccontextmanager
-async def place(folder, **options):
+async def place(folder, dress=None, **options):
+    """A node and its sockets; `dress` may give it more rooms before they are open."""
     async with fakes.node(folder, **options) as node:
+        if dress is not None:
+            dress(node)
         found = Place(node, folder)
         async with trio.open_nursery() as nursery:
             await nursery.start(found.local.serve)
