@@ -8,12 +8,12 @@ G3  What another node gave as its reason stands in a notice as foreign text, wra
 
 import json
 
-from ampd.core.agents import Agents
+from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import next_number
 from ampd.core.safety import wrap
 from ampd.crypto.keys import random_bytes
 from ampd.model.address import Address
-from ampd.model.message import MESSAGE_CONTEXT, Message, Recipient, id_text, new_id
+from ampd.model.message import MAX_SUBJECT, MESSAGE_CONTEXT, Message, Recipient, id_text, new_id
 from ampd.storage.records import Kept, State
 from ampd.storage.store import Transaction
 
@@ -51,27 +51,46 @@ def notify(  # one call site for each fact; all of them are needed to write the 
         return
     what = f'Your message "{row["subject"]}" to {recipient} {_WORDS[event]}'
     facts = {"event": event, "message": id_text(message), "recipient": recipient, "reason": reason}
-    identifier = new_id(tx.now, random_bytes(10))
-    number = next_number(tx, sender)
     if said_by:
         source = {"source": "node", "sender": said_by, "trust": "external"}
         body = f"{what}. Its node says:\n" + wrap(reason[:_LONGEST_REASON], flags=(), **source)
     else:
         body = f"{what}: {reason}" if reason else f"{what}."
+    write(
+        tx, agents, agent, subject=f"{event}: {row['subject']}", body=body,
+        payload=json.dumps(facts, ensure_ascii=False), in_reply_to=message, thread=row["thread"],
+    )  # fmt: skip
+
+
+def write(
+    tx: Transaction,
+    agents: Agents,
+    agent: Agent,
+    *,
+    subject: str,
+    body: str,
+    payload: str,
+    in_reply_to: bytes,
+    thread: bytes,
+    context: str | None = None,
+) -> None:
+    """Within a work: a message of the node to an agent of its own (G2)."""
+    number = next_number(tx, agent.key)
     notice = Message(
-        id=identifier,
+        id=new_id(tx.now, random_bytes(10)),
         sender=Address("ampd", agents.domain),
-        to=(Recipient(agent.address, sender, number),),
+        to=(Recipient(agent.address, agent.key, number),),
         epoch=bytes(8),
         sent=tx.now,
         expires=tx.now + _VALID_FOR,
-        thread=row["thread"],
-        in_reply_to=message,
+        thread=thread,
+        in_reply_to=in_reply_to,
         type="system",
-        subject=f"{event}: {row['subject']}"[:256],
+        subject=subject[:MAX_SUBJECT],
         body=body,
-        payload=json.dumps(facts, ensure_ascii=False),
+        payload=payload,
+        context=context,
     )
     signed = agents.node.sign1(MESSAGE_CONTEXT, notice.to_bytes())
-    box = (sender, number, int(State.UNREAD), "")
+    box = (agent.key, number, int(State.UNREAD), "")
     tx.append(Kept(signed, tx.now, "system", True, b"", (box,)))

@@ -22,9 +22,12 @@ class Failure(Refused):
         *,
         details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
+        """`members` stand beside `error` in the body: a send that failed for everybody."""
         super().__init__(message)
         self.status = status
         self.word = word
         self.details = dict(details or {})
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
