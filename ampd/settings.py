@@ -31,7 +31,7 @@ RATES: Final = frozenset(
     (
         *("route", "pending", "register", "api", "hourly", "received"),
         *("federation", "federation_recipient", "federation_total"),
-        *("amtp", "amtp_denied"),
+        *("amtp", "amtp_denied", "amtp_federation"),
     )
 )
 

@@ -20,10 +20,13 @@ import fakes
 import trio
 
 from ampd.core.bundles import Bundles
+from ampd.core.foreign import Foreign
 from ampd.edge.gateway_app import application
 from ampd.edge.gateway_paths import AMP, AMTP
 from ampd.edge.gateway_values import GatewayValues, Shared
 from ampd.edge.http.app import App
+from ampd.edge.http.client import HttpClient
+from ampd.edge.http.dns import Dns
 from ampd.edge.http.words import Answer
 from ampd.edge.methods import Rooms
 from ampd.storage.registry import Registry
@@ -271,17 +274,13 @@ def values(folder, **others):
 
 def shared_of(node, folder, registry, now, **others):
     """What the services are given; `http`, `dns` and `foreign` are real ones unless named."""
-    from ampd.core.foreign import Foreign
-    from ampd.edge.http.client import HttpClient
-    from ampd.edge.http.dns import Dns
-
     named = {k: others.pop(k) for k in ("http", "dns", "foreign") if k in others}
     found = values(folder, **others)
     found.state.mkdir(exist_ok=True)
     dns = named.get("dns") or Dns(found.dns)
     http = named.get("http") or HttpClient(dns, found.webhook_hosts)
     foreign = named.get("foreign") or Foreign(
-        node.store, node.agents, node.contacts, node.mailbox, node.key, now
+        node.store, node.agents, node.contacts, b"f" * 32, now, fakes.LIMIT
     )
     return Shared(found, rooms(node), registry, foreign, http, dns, now)
 

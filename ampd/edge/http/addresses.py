@@ -22,7 +22,11 @@ from ampd.model.errors import Invalid
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAX_URL: Final = 2048  # characters: what every server takes
-_METADATA: Final = ipaddress.ip_address("168.63.129.16")  # Azure's, though it is a public address
+# What `ipaddress` calls global, and is not for us: IETF protocol assignments (RFC 6890, section
+# 2.2.2; Oracle's metadata are there), 6to4 relays (RFC 7526), Azure's metadata.
+_NOT_FOR_US: Final = tuple(
+    ipaddress.IPv4Network(net) for net in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
+)
 _NAT64: Final = (
     ipaddress.IPv6Network("64:ff9b::/96"),  # RFC 6052
     ipaddress.IPv6Network("64:ff9b:1::/48"),  # RFC 8215
@@ -88,11 +92,16 @@ def is_public(text: str) -> bool:
 
 
 def _global(address: Address) -> bool:
-    if address == _METADATA or address.is_multicast or address.is_unspecified:
+    if address.is_multicast or address.is_unspecified or address.is_link_local:
         return False
-    if address.version == 6 and (address.is_site_local or address.is_reserved):
+    if isinstance(address, ipaddress.IPv6Address):
+        if any(address in net for net in _NAT64):
+            return True  # as what it carries
+        if address.is_site_local or address.is_reserved:
+            return False
+    elif any(address in net for net in _NOT_FOR_US):
         return False
-    return address.is_global and not (address.is_link_local or address.is_loopback)
+    return address.is_global and not address.is_loopback
 
 
 def _inside(address: Address) -> list[Address]:

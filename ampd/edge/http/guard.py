@@ -15,12 +15,14 @@ Not here: who the caller is (the services), and how much it may send (app.py).
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ampd.edge.http.words import HttpRefused
 
 _ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
+_HOST: Final = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
 _CHANGES: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
@@ -44,8 +46,8 @@ class Guard:
     def check(self, headers: Mapping[str, str], *, reached: str, secure: bool) -> None:
         """HttpRefused unless G1 and G2 hold; `reached` is the address that the caller dialled."""
         host = headers.get("host", "")
-        name = host_name(host)
-        if not name or not (name in self._names or _same_address(name, reached)):
+        name = host_name(host) if _HOST.fullmatch(host) else ""
+        if not (name in self._names or _same_address(name, reached)):
             raise HttpRefused(
                 "this gateway does not go by the name in the Host header",
                 code="misdirected",

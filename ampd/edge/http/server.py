@@ -1,7 +1,7 @@
 """The HTTP server: hypercorn's protocols (HTTP/1.1, HTTP/2 over TLS, WebSocket) on trio's sockets.
 
   S1  It listens on loopback only, unless it has a certificate, or the owner said that plain HTTP
-      may go over the network. TLS is 1.2 or newer.
+      may go over the network. TLS is 1.3.
   S2  A caller has HEAD_WITHIN for the head of a request, which has at most HEAD_BYTES; a connection
       on which nothing happens as long is closed. An answer that nobody takes for SEND_WITHIN
       closes it, too.
@@ -58,8 +58,7 @@ class Tls:
     def context(self) -> ssl.SSLContext:
         """For a server; Invalid names what is wrong with the files."""
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        made.minimum_version = ssl.TLSVersion.TLSv1_2
-        made.options |= ssl.OP_NO_COMPRESSION  # RFC 9113, section 9.2.1
+        made.minimum_version = ssl.TLSVersion.TLSv1_3  # AMTP 1.0, section 9.1
         made.set_alpn_protocols(["h2", "http/1.1"])
         try:
             made.load_cert_chain(self.certificate, self.key)
