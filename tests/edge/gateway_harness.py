@@ -14,7 +14,6 @@ its rooms, its clock.
 import json as json_text
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
-from urllib.parse import urlsplit
 
 import fakes
 import trio
@@ -67,6 +66,13 @@ class Socket:
     _from_app: trio.MemoryReceiveChannel
     subprotocol: str | None = None
 
+    async def opened(self):
+        """None once it is open, or why it is not."""
+        try:
+            self.subprotocol = (await self._event())["subprotocol"]
+        except Closed as exc:
+            return exc
+
     async def send(self, what):
         """A text, or a document as JSON."""
         text = what if isinstance(what, str) else json_text.dumps(what)
@@ -101,14 +107,14 @@ class Socket:
 
 def scope(kind, method, path, headers, *, peer="127.0.0.1", secure=False):
     """An ASGI scope as hypercorn makes it."""
-    parts = urlsplit(path)
+    path, _, query = path.partition("?")
     return {
         "type": kind,
         "method": method,
         "scheme": {"http": "http", "websocket": "ws"}[kind] + ("s" if secure else ""),
-        "path": parts.path,
-        "raw_path": parts.path.encode(),
-        "query_string": parts.query.encode(),
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
         "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()],
         "client": (peer, 50000),
         "server": ("127.0.0.1", 23000),
@@ -174,10 +180,13 @@ class Client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.app, found, in_app.receive, out_app.send)
             made = Socket(to_app, from_app)
-            made.subprotocol = (await made._event())["subprotocol"]
-            yield made
-            to_app.send_nowait({"type": "websocket.disconnect", "code": 1000})
+            refused = await made.opened()
+            if refused is None:
+                yield made
+                to_app.send_nowait({"type": "websocket.disconnect", "code": 1000})
             nursery.cancel_scope.cancel()
+        if refused is not None:  # outside, so that no group of errors is around it
+            raise refused
 
 
 @dataclass
