@@ -58,10 +58,14 @@ class GatewayMail:
         """The oldest un-acked messages behind the number `after` (M1-M3)."""
         wanted = Filter(limit=limit, after=str(after), oldest=True)
         listing = self._rooms.lists.listing(agent, wanted)
-        places = self._places([summary.seq for summary in listing.messages])
-        found = [self._whole(each, places.get(each.seq)) for each in listing.messages]
         last = listing.messages[-1].number if listing.more else None
-        return Page(tuple(each for each in found if each), last or 0, listing.total)
+        return Page(tuple(self.whole(listing.messages)), last or 0, listing.total)
+
+    def whole(self, summaries: Sequence[Summary]) -> list[Piece]:
+        """The messages of a list, opened (M2)."""
+        places = self._places([summary.seq for summary in summaries])
+        found = [self._whole(each, places.get(each.seq)) for each in summaries]
+        return [each for each in found if each is not None]
 
     def _places(self, seqs: list[int]) -> dict[int, Position]:
         """Where records lie, by one question for all of them: a page has a hundred."""

@@ -17,7 +17,10 @@ AMTP: Final = "amtp"
 
 _AT_THE_TOP: Final = frozenset(("health", "ready", "metrics"))
 _WHOLE: Final = frozenset(
-    ("discovery", "capabilities", "admin", "webhooks", "workflows", "dead-letters")
+    (
+        *("discovery", "capabilities", "admin", "webhooks", "workflows", "dead-letters"),
+        "openapi-amtp.json",
+    )
 )
 _WORDS_OF_AMP: Final = frozenset(("pending",))
 

@@ -67,8 +67,8 @@ def of_native(status: str, attempts: int) -> str:
 
 
 def overall(recipients: Sequence[RecipientStatus]) -> str:
-    """The status of the whole message (ST1)."""
-    return min((each.status for each in recipients), key=_BACKMOST.index)
+    """The status of the whole message (ST1); of one without recipients, that it waits."""
+    return min((each.status for each in recipients), key=_BACKMOST.index, default="queued")
 
 
 def http_status(recipients: Sequence[RecipientStatus], *, replied: bool = False) -> int:

@@ -1,0 +1,311 @@
+"""Messages between AMTP's form and this node's, and back.
+
+A message of AMTP is carried whole inside a native one, so that a recipient who speaks AMTP gets the
+same members back: its payload is the native payload, byte for byte as read; all other members stand
+in the native context as {"amtp": {...}}, with the addresses that the node has for them.
+
+  MA1  Such a context is believed only if its sender is the native one, who signed it, and what it
+       says is a message of AMTP; else the message is written afresh from its native parts.
+  MA2  A message's id is its native id. Gateways that want version 7 get the same bytes with the
+       digit 7 (`as_v7`); an in_reply_to of theirs is looked for under both.
+  MA3  What a client reads is never refused by the reader of the Python SDK: sender, recipients and
+       a time it understands are always there.
+  MA4  A subject that is longer than a native one is cut there, and whole in the context.
+
+Not here: who may ask (accounts.py), how far a message got (views.py).
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ampd.core import json_text
+from ampd.core.agents import Agent
+from ampd.core.foreign import Incoming
+from ampd.core.ports import Parcel
+from ampd.core.submission import EXPIRES_AFTER, Draft
+from ampd.edge.amtp.accounts import Accounts
+from ampd.edge.amtp.addresses import Addresses
+from ampd.edge.amtp.failures import Failure
+from ampd.edge.amtp.times import as_sent, parse_time, time_text
+from ampd.edge.gateway_mail import Piece
+from ampd.edge.gateway_values import Shared
+from ampd.edge.http.words import Request
+from ampd.model.address import Address
+from ampd.model.errors import Invalid
+from ampd.model.message import MAX_SUBJECT, PRIORITIES, id_text
+from ampd.protocol import raw_json
+from ampd.protocol.amtp.message import Message, derived_key, ordered, read, text_of
+
+_MAX_TYPE: Final = 64
+_IN_CONTEXT: Final = "amtp"
+_VERSION_DIGIT: Final = 14  # where a UUID's text says its version
+
+
+def as_v7(identifier: str) -> str:
+    """An id as gateways take it that insist on version 7 (MA2)."""
+    return f"{identifier[:_VERSION_DIGIT]}7{identifier[_VERSION_DIGIT + 1 :]}"
+
+
+def native_id(identifier: str) -> bytes:
+    """The 16 bytes of a UUID."""
+    return uuid.UUID(identifier).bytes
+
+
+def dedupe_prefix(key: str) -> str:
+    """What the native idempotency keys of all sends under one key of a client begin with."""
+    return f"amtp:{key.lower()}:"
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The native parts of a message."""
+
+    id: str
+    sender: str
+    to: tuple[str, ...]
+    sent: int
+    subject: str
+    type: str
+    priority: str
+    in_reply_to: str
+    body: str
+    payload: str | None
+    context: str | None
+
+
+class Mail:
+    """Translates for the agents of one node; implements ports.Mail."""
+
+    def __init__(self, shared: Shared, accounts: Accounts, addresses: Addresses) -> None:
+        self._rooms = shared.rooms
+        self._now = shared.now
+        self._accounts = accounts
+        self.addresses = addresses
+        self.report_of: Callable[[Piece], Mapping[str, Any] | None] = _no_report
+
+    # --- agents ---------------------------------------------------------------------------
+
+    def agent_at(self, address: str) -> Agent | None:
+        """The agent of this node that an AMTP address means."""
+        return self.addresses.agent_at(address)
+
+    def is_ours(self, domain: str) -> bool:
+        """Whether a domain is this node's."""
+        return self.addresses.is_ours(domain)
+
+    def address_of(self, agent: Agent) -> str:
+        """The AMTP address of an agent of this node."""
+        return self.addresses.of_agent(agent)
+
+    def supported(self, agent: Agent) -> tuple[str, ...]:
+        """The schemas that an agent takes; none: all."""
+        account = self._accounts.of(agent.name)
+        return account.schemas if account else ()
+
+    def delivery_mode(self, agent: Agent) -> str:
+        """How an agent gets its mail: pull or push."""
+        account = self._accounts.of(agent.name)
+        return account.mode if account else "pull"
+
+    def caller(self, request: Request) -> Agent | None:
+        """Whose key the bearer is; None without one. Failure if it is nobody's."""
+        if not request.bearer:
+            return None
+        account = self._accounts.with_key(request.bearer)
+        if account is None:
+            raise Failure(403, "ACCESS_DENIED", "The API key is not valid")
+        return account.agent
+
+    def check_admin(self, request: Request) -> None:
+        """Failure unless an administrator asks."""
+        self._accounts.check_admin(request)
+
+    # --- in -------------------------------------------------------------------------------
+
+    def filled(self, message: Message, fresh: str) -> Message:
+        """A message of a client with all that it may leave out; `fresh` is an id for it."""
+        now = self._now()
+        message_id = message.get("message_id", fresh)
+        return message | {
+            "message_id": message_id,
+            "idempotency_key": message.get("idempotency_key") or derived_key(message_id),
+            "timestamp": as_sent(message.get("timestamp", ""), now),
+        }
+
+    def draft(self, message: Mapping[str, Any], to: Sequence[str]) -> Draft:
+        """The native form of a message of an agent here, for these of its recipients."""
+        reply = message.get("in_reply_to", "")
+        answered = self._answered(self.agent_at(message["sender"]), reply) if reply else None
+        native = tuple(dict.fromkeys(str(self.addresses.native(each)) for each in to))
+        whom = hashlib.blake2b("\n".join(sorted(native)).encode(), digest_size=12).hexdigest()
+        return Draft(
+            to=native,
+            subject=message.get("subject", "")[:MAX_SUBJECT],
+            text=text_of(message.get("payload")),
+            payload=self._payload(message),
+            type=_type(message),
+            priority=_priority(message),
+            context=self._context(message),
+            in_reply_to=answered[0] if answered else None,
+            thread=answered[1] if answered else None,
+            id=native_id(message["message_id"]),
+            key=dedupe_prefix(message["idempotency_key"]) + whom,
+        )
+
+    def incoming(
+        self, message: Mapping[str, Any], sender: Address, to: tuple[Agent, ...], *, proved: bool
+    ) -> Incoming:
+        """The native form of a message from elsewhere."""
+        now = self._now()
+        identifier = native_id(message["message_id"])
+        reply = message.get("in_reply_to", "")
+        answered = self._answered(to[0], reply) if reply and to else None
+        sent = parse_time(message.get("timestamp", ""))
+        return Incoming(
+            id=identifier,
+            sender=sender,
+            to=to,
+            sent=now if sent is None else min(max(0, sent), now),
+            expires=now + EXPIRES_AFTER,
+            thread=answered[1] if answered else identifier,
+            in_reply_to=answered[0] if answered else None,
+            priority=_priority(message),
+            type=_type(message),
+            subject=message.get("subject", ""),
+            body=text_of(message.get("payload")),
+            payload=self._payload(message),
+            context=self._context(message),
+            proved=proved,
+            protocol="amtp",
+        )
+
+    def _payload(self, message: Mapping[str, Any]) -> str | None:
+        return raw_json.write(message["payload"]) if "payload" in message else None
+
+    def _context(self, message: Mapping[str, Any]) -> str:
+        """All members but the payload, with native addresses. Invalid if it cannot travel."""
+        members = {name: value for name, value in message.items() if name != "payload"}
+        members["sender"] = str(self.addresses.native(message["sender"]))
+        members["recipients"] = [str(self.addresses.native(e)) for e in message["recipients"]]
+        text = raw_json.write({_IN_CONTEXT: ordered(members)})
+        json_text.to_value(text)  # nested too deep for others: better refused here than there
+        return text
+
+    def _answered(self, agent: Agent | None, text: str) -> tuple[bytes, bytes]:
+        """The id and the thread of the message that is answered, as this agent knows it (MA2)."""
+        wanted = native_id(text)
+        if agent is not None:
+            for identifier in dict.fromkeys((wanted, native_id(_as_v4(text)))):
+                row = self._rooms.store.view.execute(
+                    "SELECT m.id, m.thread FROM messages m JOIN agents a ON a.key=:key"
+                    " WHERE m.id=:id AND (m.by=a.id OR EXISTS("
+                    "SELECT 1 FROM boxes b WHERE b.message=m.seq AND b.agent=a.id)) LIMIT 1",
+                    {"key": agent.key, "id": identifier},
+                ).fetchone()
+                if row is not None:
+                    return row["id"], row["thread"]
+        return wanted, wanted
+
+    # --- out ------------------------------------------------------------------------------
+
+    def document(self, _agent: Agent | None, piece: Piece) -> Message:
+        """The AMTP form of a message here, as a reader is shown it."""
+        summary = piece.summary
+        facts = _Facts(
+            summary.id, summary.sender, summary.to, summary.sent, summary.subject, summary.type,
+            summary.priority, summary.in_reply_to or "", piece.body, piece.payload, piece.context,
+        )  # fmt: skip
+        found = self._written(facts)
+        report = self.report_of(piece)
+        return found if report is None else ordered(found | {"payload": dict(report)})
+
+    def outgoing(self, parcel: Parcel) -> Message:
+        """The AMTP form of a message for the gateway of its recipient, without a signature."""
+        message = parcel.message
+        facts = _Facts(
+            id_text(message.id), str(message.sender), (str(parcel.recipient),), message.sent,
+            message.subject, message.type, message.priority,
+            id_text(message.in_reply_to) if message.in_reply_to else "",
+            message.body, message.payload, message.context,
+        )  # fmt: skip
+        found = self._written(facts)
+        found.pop("signature", None)
+        key = found["idempotency_key"]
+        is_v4 = uuid.UUID(key).version == 4
+        found |= {
+            "message_id": as_v7(found["message_id"]),
+            "idempotency_key": key if is_v4 else derived_key(found["message_id"]),
+            "recipients": [str(parcel.recipient)],
+            "workflow_id": found.get("workflow_id", ""),
+        }
+        if "in_reply_to" in found:
+            found["in_reply_to"] = as_v7(found["in_reply_to"])
+        return ordered(found)
+
+    def _written(self, facts: _Facts) -> Message:
+        members = _believed(facts) or _afresh(facts)
+        members["message_id"] = facts.id
+        members["idempotency_key"] = members.get("idempotency_key") or derived_key(facts.id)
+        members["timestamp"] = as_sent(members.get("timestamp", ""), facts.sent)
+        members["sender"] = self.addresses.shown(facts.sender)
+        members["recipients"] = [self.addresses.shown(each) for each in members["recipients"]]
+        if facts.payload is not None:
+            members["payload"] = raw_json.Raw(facts.payload)
+        elif facts.body and "payload" not in members:
+            members["payload"] = {"text": facts.body}
+        return ordered(members)
+
+
+def _no_report(_piece: Piece) -> Mapping[str, Any] | None:
+    return None
+
+
+def _as_v4(identifier: str) -> str:
+    return f"{identifier[:_VERSION_DIGIT]}4{identifier[_VERSION_DIGIT + 1 :]}"
+
+
+def _type(message: Mapping[str, Any]) -> str:
+    found = str(message.get("response_type", ""))
+    return found if 0 < len(found) <= _MAX_TYPE else "message"
+
+
+def _priority(message: Mapping[str, Any]) -> str:
+    found = (message.get("headers") or {}).get("priority")
+    return found if found in PRIORITIES else "normal"
+
+
+def _believed(facts: _Facts) -> Message | None:
+    """The members that the sender wrote, if the context is to be believed (MA1)."""
+    if facts.context is None:
+        return None
+    try:
+        context = raw_json.parse(facts.context)
+        if not isinstance(context, dict) or not isinstance(context.get(_IN_CONTEXT), dict):
+            return None
+        found = read({**context[_IN_CONTEXT], "payload": None})
+    except Invalid:
+        return None
+    if found["sender"].lower() != facts.sender:
+        return None
+    if facts.in_reply_to:
+        found.setdefault("in_reply_to", facts.in_reply_to)
+    return found
+
+
+def _afresh(facts: _Facts) -> Message:
+    """A message of AMTP out of one that was written in this node's own protocol."""
+    found: Message = {
+        "version": "1.0",
+        "recipients": list(facts.to),
+        "timestamp": time_text(facts.sent) or "",
+    }
+    if facts.subject:
+        found["subject"] = facts.subject
+    if facts.priority != "normal":
+        found["headers"] = {"priority": facts.priority}
+    if facts.in_reply_to:
+        found["in_reply_to"] = facts.in_reply_to
+    return found
