@@ -201,7 +201,14 @@ async def _epoch(store, seed):
 
 @asynccontextmanager
 async def node(
-    folder, name="here", *, clock=None, carrier=None, unknown_senders="accept", limit=LIMIT
+    folder,
+    name="here",
+    *,
+    clock=None,
+    carrier=None,
+    unknown_senders="accept",
+    limit=LIMIT,
+    relays=(),
 ):
     """A node in `folder`, which may have been one before; its transfer is not started."""
     folder = folder / name
@@ -212,13 +219,15 @@ async def node(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
-            yield await _node(folder, name, store, clock, carrier or Away(), unknown_senders, limit)
+            yield await _node(
+                folder, name, store, clock, carrier or Away(), unknown_senders, limit, relays
+            )
             nursery.cancel_scope.cancel()
     finally:
         store.close()
 
 
-async def _node(folder, name, store, clock, carrier, unknown_senders, limit):
+async def _node(folder, name, store, clock, carrier, unknown_senders, limit, relays):
     key = SigningKey(name.encode().ljust(32, b"."))
     await _epoch(store, sum(name.encode()))
     domain = f"{name}.local"
@@ -233,7 +242,7 @@ async def _node(folder, name, store, clock, carrier, unknown_senders, limit):
     lists = Lists(store)
     return Node(
         folder, key, domain, store, agents, contacts,
-        Mailbox(store, agents, contacts, clock, limit),
+        Mailbox(store, agents, contacts, clock, limit, relays),
         Submission(store, agents, contacts, clock, limit),
         lists, Reading(store, lists), Marks(store, agents, lists),
         Tracking(store, agents, lists, transfer.attempts_for),

@@ -105,16 +105,14 @@ class Bundles:
         if self._agents.of_mailbox(envelope.mailbox) is None:
             taken.elsewhere += 1
             return
-        try:
-            what = (await self._mailbox.take(envelope, b"", "bundle")).what
-        except StorageError:
-            raise
-        except (Refused, Unavailable):  # it is still in its sender's outbox
+        (came,) = await self._mailbox.take([envelope], b"", "bundle")
+        if isinstance(came, StorageError):
+            raise came
+        if isinstance(came, Refused | Unavailable):  # it is still in its sender's outbox
             taken.refused += 1
-            return
-        if what == "receipt":
+        elif came.what == "receipt":
             taken.receipts += 1
-        elif what == "known":
+        elif came.what == "known":
             taken.known += 1
         else:
             taken.messages += 1

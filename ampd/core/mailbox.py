@@ -1,6 +1,6 @@
 """The one door in: what came from anywhere, to stay in the mailbox of an agent here.
 
-    deliver   opened, checked, judged, kept: then the receipt is true
+    deliver, deliver_run   opened, checked, judged, kept: then the receipt is true
 
   B1  Nothing is kept but what its sender's key signed, for this agent's key, not expired, and not
       dated more than a day ahead (P6).
@@ -15,58 +15,75 @@
   B7  What only a clock says against (expired, dated ahead) is refused for now, with the reason: the
       sender's own clock, which made the times, decides in the end. What a carrier brought is
       refused for good: it would hold up what lies behind it, and its sender keeps it.
-  B8  What a relay or a stick brought is answered by a receipt that travels as mail does.
+  B8  What a relay or a stick brought is answered by a receipt that travels as mail does, and is
+      written with the message: the receipts of one run for one sender are one letter. The carrier
+      itself is shown none, for it would say who wrote to whom.
+  B9  What they brought and is refused for good is answered by a signed refusal in the same way, if
+      its sender signed it for an agent here, and not for B7's reasons.
+  B10 What comes together is one work of the store, but each letter is judged alone: one that is
+      refused keeps no other from being kept, unless it is to be offered again (B7): then nothing
+      behind it for the same mailbox is kept.
 
-Not here: lists (lists.py), marks (marks.py), what goes out (submission.py, transfer.py).
+Not here: what needs no memory (opening.py), lists (lists.py), marks (marks.py), what goes out
+(submission.py, transfer.py).
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
-from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import Contacts, next_number, read_card
-from ampd.core.receipts import note_receipt, queue_receipt, receipt_for
+from ampd.core.contacts import Contacts
+from ampd.core.opening import Opened, Opening, Receipts
+from ampd.core.ports import Run
+from ampd.core.receipts import note_receipt, queue_receipts, receipt_for
 from ampd.core.safety import flags
-from ampd.crypto.keys import open1
-from ampd.model.card import MAX_CARD, Card
-from ampd.model.errors import Invalid, Refused, StaleKey, Unavailable
-from ampd.model.message import (
-    MESSAGE_CONTEXT,
-    RECEIPT_CONTEXT,
-    Delivery,
-    Envelope,
-    Letter,
-    Message,
-    Receipt,
-    digest,
-)
+from ampd.model.errors import Refused, Unavailable
+from ampd.model.message import Delivery, Envelope, digest
 from ampd.storage.records import Kept, State
-from ampd.storage.store import MAX_BATCH, Store, Transaction
+from ampd.storage.store import Store, Transaction
 
 LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
 AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A letter that held up to every check that needs no memory."""
-
-    message: Message
-    signed: bytes
-    key: bytes
-    card: tuple[bytes, Card] | None  # the sender's, if it was in the letter and is its own
+UNSAID: Final = ("expired", "forged")  # refusals that tell an honest sender nothing (B7, B9)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came: "message", "known" (it was here before) or "receipt"; and our receipt for it."""
+    """What came: "message", "known" (it was here before) or "receipt"; and our receipt for it,
+    b"" if a carrier brought it."""
 
     what: str
-    receipt: bytes
+    receipt: bytes = b""
+
+
+_Letter = Opened | Receipts
+_Answer = tuple[str, int] | Refused | Unavailable  # what it was, and when it was kept
+_Key = tuple[bytes, bytes, bytes]  # agent, sender, id of a message
+
+
+@dataclass(slots=True)
+class _Run:
+    """One work: what is known and owed while its letters are taken one after the other."""
+
+    tx: Transaction
+    node: bytes
+    via: str
+    here: dict[_Key, tuple[int, int, bytes]]  # when it was kept, where it lies, its digest
+    judged: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    shown: set[bytes] = field(default_factory=set)  # cards
+    owed: dict[tuple[bytes, bytes], tuple[Agent, list[tuple[bytes, bytes]]]] = field(
+        default_factory=dict
+    )
+
+    def owe(self, opened: Opened, stage: str, reason: str = "") -> None:
+        """B8, B9."""
+        agent, now = opened.agent, self.tx.now
+        receipt = receipt_for(agent, opened.message, opened.signed, stage, now, reason)
+        _, receipts = self.owed.setdefault((agent.key, opened.key), (agent, []))
+        receipts.append((opened.message.id, receipt))
 
 
 class Mailbox:
@@ -87,33 +104,96 @@ class Mailbox:
         self._agents = agents
         self._contacts = contacts
         self._now = now
-        self.message_bytes = message_bytes
-        self._unsettled: dict[int, bytes] = {}  # record -> hash of what it keeps
+        self._opening = Opening(agents, message_bytes)
+        self._turn = trio.Lock()  # runs reach the store in the order in which they came
+        self._unsettled: dict[tuple[bytes, bytes, bytes], bytes] = {}
+
+    @property
+    def message_bytes(self) -> int:
+        """The largest signed message that is taken."""
+        return self._opening.message_bytes
 
     async def deliver(self, envelope: Envelope, node: bytes) -> Delivery:
-        """Return once the message, or the receipt, is safe here (B1-B6)."""
-        taken = await self.take(envelope, node, "relay" if node in self._relays else "direct")
-        return Delivery("delivered", taken.receipt)
+        """Return once the message, or the receipts, are safe here (B1-B9)."""
+        (taken,) = await self.take([envelope], node, self._way(node))
+        if isinstance(taken, Taken):
+            return Delivery("delivered", taken.receipt)
+        raise taken
 
-    async def take(self, envelope: Envelope, node: bytes, via: str) -> Taken:
-        """The same, for what came by the way `via`, with what it was."""
-        agent = self._agents.of_mailbox(envelope.mailbox)
-        if agent is None:
-            raise Refused("there is no such mailbox here", code="recipient_unknown")
-        if len(envelope.sealed) > 2 * (self.message_bytes + MAX_CARD):  # a letter and its padding
-            raise self._too_large()
-        plain = agent.keys.open(envelope.sealed)
-        if plain is None:
-            raise StaleKey("sealed to a key that is gone", agent.signed_card)
-        letter = Letter.from_bytes(plain)
-        if letter.kind == "receipt":
-            return await self._take_receipt(letter, agent, via)
-        if letter.kind != "message":
-            raise Invalid(f"a letter of kind {letter.kind!r}")
-        opened = self._check(letter, agent)
-        at, fresh = await self._store.write(lambda tx: self._keep(tx, agent, opened, node, via))
-        receipt = receipt_for(agent, opened.message, opened.signed, "delivered", at)
-        return Taken("message" if fresh else "known", receipt)
+    async def deliver_run(self, run: Run, node: bytes) -> None:
+        """The same for many, in order (B10)."""
+
+        def answer(place: int, taken: Taken | Refused | Unavailable) -> None:
+            if isinstance(taken, Taken):
+                run.answer(place, Delivery("delivered", taken.receipt))
+            else:
+                run.answer(place, taken)
+
+        await self._take(run.envelopes, node, self._way(node), answer, run.begin)
+
+    def _way(self, node: bytes) -> str:
+        return "relay" if node in self._relays else "direct"
+
+    async def take(
+        self, envelopes: Sequence[Envelope], node: bytes, via: str
+    ) -> list[Taken | Refused | Unavailable]:
+        """Take what came by the way `via`, in order; what each was, or why it is not taken.
+
+        Raises StorageError if nothing could be written.
+        """
+        answers: dict[int, Taken | Refused | Unavailable] = {}
+        await self._take(envelopes, node, via, answers.__setitem__, lambda _: True)
+        return [answers[place] for place in range(len(envelopes))]
+
+    async def _take(
+        self,
+        envelopes: Sequence[Envelope],
+        node: bytes,
+        via: str,
+        answer: Callable[[int, Taken | Refused | Unavailable], None],
+        begin: Callable[[int], bool],
+    ) -> None:
+        opened: list[tuple[int, bytes, Opened | Receipts]] = []
+        async with self._turn:
+            for place, envelope in enumerate(envelopes):
+                if begin(place):
+                    try:
+                        letter = self._opening.open(envelope)
+                    except Refused as exc:  # at once: what comes behind it may have to wait
+                        answer(place, exc)
+                    else:
+                        opened.append((place, envelope.mailbox, letter))
+                await trio.lowlevel.checkpoint()  # local programs have their turn
+        if not opened:
+            return
+        letters = [letter for _, _, letter in opened]
+        answers = await self._write(letters, [box for _, box, _ in opened], node, via)
+        for (place, _, letter), taken in zip(opened, answers, strict=True):
+            answer(place, self._receipted(letter, taken, via))
+
+    async def _write(
+        self, letters: Sequence[_Letter], boxes: Sequence[bytes], node: bytes, via: str
+    ) -> list[_Answer]:
+        fresh = [_key(letter) for letter in letters if isinstance(letter, Opened)]
+        try:
+            return await self._store.write(
+                lambda tx: self._work(_Run(tx, node, via, _here(tx, fresh)), letters, boxes)
+            )
+        finally:
+            for key in fresh:  # from now on it can be read
+                self._unsettled.pop(key, None)
+
+    def _receipted(
+        self, letter: _Letter, answer: _Answer, via: str
+    ) -> Taken | Refused | Unavailable:
+        """With the receipt that the answer takes along, if it goes to the sender's own node."""
+        if isinstance(answer, Refused | Unavailable):
+            return answer
+        what, at = answer
+        if via != "direct" or isinstance(letter, Receipts):
+            return Taken(what)
+        receipt = receipt_for(letter.agent, letter.message, letter.signed, "delivered", at)
+        return Taken(what, receipt)
 
     def cards(self) -> list[bytes]:
         """The signed cards of this node's agents."""
@@ -147,66 +227,89 @@ class Mailbox:
         """Nothing here hangs on a session."""
         await trio.lowlevel.checkpoint()
 
-    def _check(self, letter: Letter, agent: Agent) -> Opened:
-        """Everything about a message that needs no memory (B1)."""
-        if len(letter.signed) > self.message_bytes:
-            raise self._too_large()
-        key, payload = open1(letter.signed, MESSAGE_CONTEXT)
-        message = Message.from_bytes(payload)
-        if all(to.key != agent.key for to in message.to):
-            raise Refused("not addressed to this agent", code="forged")
-        for text in (message.payload, message.context):
-            if text is not None:
-                json_text.to_value(text)
-        return Opened(message, letter.signed, key, _own_card(letter.card, key, message))
+    # --- within the store's work ----------------------------------------------------------
 
-    def _too_large(self) -> Refused:
-        return Refused(f"a message of more than {self.message_bytes} bytes", code="too_large")
+    def _work(self, run: _Run, letters: Sequence[_Letter], boxes: Sequence[bytes]) -> list[_Answer]:
+        """What each letter was, and when it was kept (B10)."""
+        answers: list[_Answer] = []
+        stopped: set[bytes] = set()
+        for letter, box in zip(letters, boxes, strict=True):
+            if box in stopped:
+                answers.append(Unavailable("one before it could not be kept"))
+                continue
+            answers.append(self._one(run, letter))
+            if isinstance(answers[-1], Unavailable):
+                stopped.add(box)
+        for (_, sender), (agent, receipts) in run.owed.items():
+            queue_receipts(run.tx, agent, sender, receipts)
+        return answers
 
-    def _keep(
-        self, tx: Transaction, agent: Agent, opened: Opened, node: bytes, via: str
-    ) -> tuple[int, bool]:
-        """Within the store's work: judge and append; when it was kept, and whether it is new."""
-        message, key = opened.message, opened.key
-        before = self._held_at(tx, agent, opened)
+    def _one(self, run: _Run, letter: _Letter) -> _Answer:
+        if isinstance(letter, Receipts):
+            for key, receipt, signed in letter.receipts:
+                note_receipt(
+                    run.tx, self._store, self._agents, letter.agent.key, key, receipt, signed,
+                    run.via,
+                )  # fmt: skip
+            return "receipt", run.tx.now
+        try:
+            return self._keep(run, letter)
+        except Refused as exc:
+            if run.via != "direct" and exc.code not in UNSAID:
+                self._show_card(run, letter)
+                run.owe(letter, "refused", str(exc))
+            return exc
+        except Unavailable as exc:
+            return exc
+
+    def _keep(self, run: _Run, opened: Opened) -> tuple[str, int]:
+        """Judge and append; all that is refused is refused before anything is written (B10)."""
+        tx, message, key = run.tx, opened.message, opened.key
+        before = self._held_at(run, opened)
         if before:
-            return before, False  # B2, also when it has expired since
-        self._check_times(message, tx.now, via)
-        reason = self._contacts.judge(tx, message.sender, key, via)
-        if opened.card is not None:  # whoever wrote is no stranger by sight (contacts.py, N4)
-            signed, card = opened.card
-            self._contacts.take_card(tx, signed, key, card, node, via)
+            return "known", before  # B2, also when it has expired since
+        if opened.refusal is not None:
+            raise opened.refusal
+        self._check_times(opened, tx.now, run.via)
+        who = (str(message.sender), key)
+        if who not in run.judged:
+            run.judged[who] = self._contacts.judge(tx, message.sender, key, run.via)
+        reason = run.judged[who]
+        self._show_card(run, opened)
         state = State.QUARANTINED if reason else State.UNREAD
         found = flags(message.subject, message.body, message.payload or "", message.context or "")
-        box = (agent.key, next_number(tx, agent.key), int(state), reason)
-        self._remember(
-            tx.append(Kept(opened.signed, tx.now, via, True, b"", (box,), found)), opened
-        )
-        if via != "direct":
-            self._send_receipt(tx, agent, opened)
-        return tx.now, True
+        box = (opened.agent.key, tx.rows.next_number(opened.agent.key), int(state), reason)
+        tx.append(Kept(opened.signed, tx.now, run.via, True, b"", (box,), found))
+        run.here[_key(opened)] = (tx.now, 0, opened.digest)
+        self._unsettled[_key(opened)] = opened.digest
+        if run.via != "direct":
+            run.owe(opened, "delivered")
+        return "message", tx.now
 
-    def _held_at(self, tx: Transaction, agent: Agent, opened: Opened) -> int:
+    def _show_card(self, run: _Run, opened: Opened) -> None:
+        """Whoever wrote is no stranger by sight (contacts.py, N4)."""
+        if opened.card is not None and opened.card[0] not in run.shown:
+            signed, card = opened.card
+            run.shown.add(signed)
+            self._contacts.take_card(run.tx, signed, opened.key, card, run.node, run.via)
+
+    def _held_at(self, run: _Run, opened: Opened) -> int:
         """When this agent got this message, or 0. Refused if only the id is the same (B3)."""
-        at, seq, known = held_at(tx, agent.key, opened.key, opened.message.id)
-        settled = tx.db.execute("SELECT 1 FROM places WHERE seq=?", (seq,)).fetchone()
-        if settled:
-            kept = self._store.payload_at(tx.db, seq)
-            known = digest(kept.signed) if isinstance(kept, Kept) else b""
-        elif seq:  # it came in this very moment, by another way: nothing can be read yet
-            known = self._unsettled.get(seq, b"")
-        if known and known != digest(opened.signed):
+        at, seq, known = run.here.get(_key(opened), (0, 0, b""))
+        if seq:
+            settled = run.tx.db.execute("SELECT 1 FROM places WHERE seq=?", (seq,)).fetchone()
+            if settled:
+                kept = self._store.payload_at(run.tx.db, seq)
+                known = digest(kept.signed) if isinstance(kept, Kept) else b""
+            else:  # it came in this very moment, by another way: nothing can be read yet
+                known = self._unsettled.get(_key(opened), b"")
+        if known and known != opened.digest:
             raise Refused("another message of this sender has the same id", code="forged")
         return at
 
-    def _remember(self, seq: int, opened: Opened) -> None:
-        """What cannot be read before its sync; a batch of the store is the most that can be."""
-        self._unsettled[seq] = digest(opened.signed)
-        if len(self._unsettled) > MAX_BATCH:
-            del self._unsettled[next(iter(self._unsettled))]
-
-    def _check_times(self, message: Message, now: int, via: str) -> None:
+    def _check_times(self, opened: Opened, now: int, via: str) -> None:
         """B1, B7: refused for now to who offers it itself, for good to a carrier."""
+        message = opened.message
         late = now - message.expires
         ahead = max(message.sent - now, message.expires - now - LONGEST_EXPIRY) - AHEAD
         if late < 0 and ahead < 0:
@@ -219,32 +322,33 @@ class Mailbox:
             f" wrong (here it is {now // 1000} s since 1970)"
         )
 
-    def _send_receipt(self, tx: Transaction, agent: Agent, opened: Opened) -> None:
-        """Whoever brought this cannot take the receipt back: it travels as mail does (B3)."""
-        row = tx.db.execute("SELECT signed FROM cards WHERE key=?", (opened.key,)).fetchone()
-        if row is not None:
-            queue_receipt(tx, agent, opened.signed, row[0], "delivered")
 
-    async def _take_receipt(self, letter: Letter, agent: Agent, via: str) -> Taken:
-        key, payload = open1(letter.signed, RECEIPT_CONTEXT)
-        receipt = Receipt.from_bytes(payload)
-
-        def work(tx: Transaction) -> None:
-            note_receipt(tx, self._store, self._agents, agent.key, key, receipt, letter.signed, via)
-
-        await self._store.write(work)
-        return Taken("receipt", b"")
+def _key(opened: Opened) -> _Key:
+    return opened.agent.key, opened.key, opened.message.id
 
 
-def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card] | None:
-    """The card in a letter, if it is the sender's own; another one is passed over."""
-    if not signed:
-        return None
-    try:
-        signer, card = read_card(signed)
-    except Refused:
-        return None
-    return (signed, card) if signer == key and card.address == message.sender else None
+def _here(tx: Transaction, keys: Collection[_Key]) -> dict[_Key, tuple[int, int, bytes]]:
+    """Which of these messages this node has or had: when it was kept, and where it lies, or the
+    hash of the signed bytes of what was deleted."""
+    if not keys:
+        return {}
+    marks = ",".join("?" * len(keys))
+    ids = [key[2] for key in keys]
+    found: dict[_Key, tuple[int, int, bytes]] = {}
+    for sender in {key[1] for key in keys}:
+        for agent, identifier, at, known in tx.db.execute(
+            f"SELECT agent, id, at, digest FROM seen WHERE sender=? AND id IN ({marks})",  # noqa: S608
+            (sender, *ids),
+        ):
+            found[agent, sender, identifier] = at, 0, known
+    for agent, sender, identifier, at, seq in tx.db.execute(
+        "SELECT a.key, m.sender_key, m.id, m.at, m.seq FROM messages m"  # noqa: S608
+        " JOIN boxes b ON b.message=m.seq JOIN agents a ON a.id=b.agent"
+        f" WHERE m.id IN ({marks})",
+        ids,
+    ):
+        found[agent, sender, identifier] = at, seq, b""
+    return found
 
 
 def held_at(
@@ -252,10 +356,5 @@ def held_at(
 ) -> tuple[int, int, bytes]:
     """When this agent got this message, and where it lies; if it deleted it, 0 and the hash of its
     signed bytes. Zeros if it never came."""
-    row = tx.db.execute(
-        "SELECT m.at, m.seq, x'' FROM messages m JOIN boxes b ON b.message=m.seq"
-        " JOIN agents a ON a.id=b.agent WHERE m.id=? AND m.sender_key=? AND a.key=?"
-        " UNION ALL SELECT at, 0, digest FROM seen WHERE sender=? AND id=? AND agent=? LIMIT 1",
-        (identifier, sender, agent, sender, identifier, agent),
-    ).fetchone()
-    return (int(row[0]), int(row[1]), bytes(row[2])) if row else (0, 0, b"")
+    key = (agent, sender, identifier)
+    return _here(tx, [key]).get(key, (0, 0, b""))

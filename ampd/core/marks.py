@@ -14,9 +14,10 @@ from typing import Final
 from ampd.core.agents import Agent, Agents
 from ampd.core.lists import Lists
 from ampd.core.reading import Full
-from ampd.core.receipts import note_local, queue_receipt
+from ampd.core.receipts import note_local, queue_receipts, receipt_for
 from ampd.model.errors import Refused, StorageError
-from ampd.model.message import digest, id_text
+from ampd.model.message import Message, digest, id_text
+from ampd.storage.index import read_payload
 from ampd.storage.records import Deleted, Kept, Marked, State
 from ampd.storage.store import Store, Transaction
 
@@ -62,6 +63,7 @@ class Marks:
         def work(tx: Transaction) -> list[str]:
             done: list[str] = []
             numbers: list[int] = []
+            owed: dict[bytes, list[tuple[bytes, bytes]]] = {}
             for seq in seqs:
                 row = tx.db.execute(
                     "SELECT b.number, b.state, b.read_at, b.acked_at, m.id FROM boxes b"
@@ -74,7 +76,9 @@ class Marks:
                 done.append(id_text(row["id"]))
                 if row["state"] != state and not (only_unread and row["state"] != State.UNREAD):
                     numbers.append(row["number"])
-                    self._tell_sender(tx, agent, seq, row, state)
+                    self._tell_sender(tx, agent, seq, row, state, owed)
+            for sender, receipts in owed.items():
+                queue_receipts(tx, agent, sender, receipts)
             if numbers:
                 tx.append(Marked(agent.key, tuple(numbers), int(state), tx.now))
             return done
@@ -82,24 +86,32 @@ class Marks:
         return await self._store.write(work, urgent=True)
 
     def _tell_sender(
-        self, tx: Transaction, agent: Agent, seq: int, row: sqlite3.Row, state: State
+        self,
+        tx: Transaction,
+        agent: Agent,
+        seq: int,
+        row: sqlite3.Row,
+        state: State,
+        owed: dict[bytes, list[tuple[bytes, bytes]]],
     ) -> None:
-        """Sign that it was read or acked, once each, and queue that for its sender."""
+        """Sign that it was read or acked, once each, and owe that to its sender."""
         first = {State.READ: "read_at", State.ACKED: "acked_at"}.get(state)
         if first is None or row[first]:
             return
         stage = "read" if state == State.READ else "acked"
         found = tx.db.execute(
-            "SELECT m.sender_key, m.by, c.signed FROM messages m LEFT JOIN cards c"
+            "SELECT m.sender_key, m.by, c.key FROM messages m LEFT JOIN cards c"
             " ON c.key=m.sender_key AND c.withdrawn=0 WHERE m.seq=?",
             (seq,),
         ).fetchone()
         if found["by"] is not None:
             note_local(tx, self._agents, agent, seq, stage)
-        elif found["signed"] is not None:
+        elif found["key"] is not None:
             record = self._store.payload_at(tx.db, seq)
             if isinstance(record, Kept):
-                queue_receipt(tx, agent, record.signed, found["signed"], stage)
+                message = Message.from_bytes(read_payload(record.signed))
+                receipt = receipt_for(agent, message, record.signed, stage, tx.now)
+                owed.setdefault(found["key"], []).append((message.id, receipt))
 
     async def delete(self, agent: Agent, texts: Sequence[str]) -> list[str]:
         """Take messages out of the mailbox; their bytes go with the next compaction."""

@@ -1,12 +1,28 @@
 """What the rooms of the core ask of those above, as types: no room above is imported here."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import trio
+
 from ampd.core.agents import Agent
 from ampd.model.address import Address
+from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Envelopes that came together, and who waits for what becomes of each, by its place.
+
+    `answer` is told once for each what `Door.deliver` returns or raises. `begin` is asked when one
+    would be begun: False if it was answered meanwhile, for one before it could not be kept.
+    """
+
+    envelopes: Sequence[Envelope]
+    answer: Callable[[int, Delivery | Refused | Unavailable], None]
+    begin: Callable[[int], bool] = lambda _: True
 
 
 class Door(Protocol):
@@ -22,6 +38,13 @@ class Door(Protocol):
         The same envelope may be offered twice. Calls keep their order: what was called first is
         kept first, although several calls may be under way, so that one sync serves them all.
         After Unavailable and StaleKey the session holds back what comes behind.
+        """
+        ...
+
+    async def deliver_run(self, run: Run, node: bytes) -> None:
+        """`deliver` for many, in their order: no refusal of one keeps another from being kept.
+
+        What is not answered when this ends by an error was perhaps not kept.
         """
         ...
 
@@ -102,3 +125,28 @@ class Courier(Protocol):
         Raises Refused (for good) or Unavailable (later). The same parcel may be given twice.
         """
         ...
+
+
+async def deliver_each(
+    deliver: Callable[[Envelope, bytes], Awaitable[Delivery]],
+    turn: trio.Lock,
+    run: Run,
+    node: bytes,
+) -> None:
+    """`Door.deliver_run` for a door that takes them one by one, several at a time.
+
+    `turn` is one for all runs of a node: it keeps their order.
+    """
+
+    async def one(place: int, envelope: Envelope) -> None:
+        if run.begin(place):
+            try:
+                run.answer(place, await deliver(envelope, node))
+            except (Refused, Unavailable) as exc:
+                run.answer(place, exc)
+
+    async with trio.open_nursery() as nursery, turn:
+        for place, envelope in enumerate(run.envelopes):
+            nursery.start_soon(one, place, envelope)
+            # Trio runs what became ready together in any order. One round for each keeps theirs.
+            await trio.lowlevel.checkpoint()

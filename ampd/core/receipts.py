@@ -1,22 +1,36 @@
 """Receipts: what a recipient's key says of a message, made here and believed here.
 
   Q1  A receipt names the message by id and by the hash of its signed bytes, a stage and a time:
-      delivered (on the recipient's disk), read (shown to it), acked (processed).
+      delivered (on the recipient's disk), read (shown to it), acked (processed); or refused, for
+      good, with the reason.
   Q2  It counts only if the key signed it that the message was addressed to, for the bytes that
       were sent, and only once.
   Q3  A sender that asked for it hears of "delivered" and "read" by a message, too (notices.py).
+  Q4  What one work makes for one sender travels as one letter (of MAX_RECEIPTS at most), written
+      in that work: a receipt is owed by nobody, it is in the outbox when its message is kept.
+  Q5  A refusal makes a message that waits fail, with the reason, and its sender is told. It never
+      takes back a "delivered", and one that comes later takes back the refusal.
 
 On one node nothing travels: the marks are the receipts, and are signed when somebody asks.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
+from ampd.core.contacts import read_card
 from ampd.core.notices import notify
-from ampd.crypto.keys import open1, seal
-from ampd.model.card import CARD_CONTEXT, Card
-from ampd.model.message import RECEIPT_CONTEXT, Letter, Message, Receipt, digest
-from ampd.storage.index import read_payload
+from ampd.crypto.keys import seal
+from ampd.model.message import (
+    MAX_REASON,
+    MAX_RECEIPTS,
+    RECEIPT_CONTEXT,
+    Letter,
+    Message,
+    Receipt,
+    digest,
+    receipts_to_bytes,
+)
 from ampd.storage.records import Kept, Progress, Queued
 from ampd.storage.store import Store, Transaction
 
@@ -24,9 +38,12 @@ WORTH_A_NOTICE: Final = ("delivered", "read")
 VALID_FOR: Final = 30 * 86_400_000  # a receipt waits as long as a message may
 
 
-def receipt_for(agent: Agent, message: Message, signed: bytes, stage: str, at: int) -> bytes:
-    """What the agent's key says of a message that it got."""
-    receipt = Receipt(message.id, digest(signed), agent.address, message.sender, stage, at)
+def receipt_for(
+    agent: Agent, message: Message, signed: bytes, stage: str, at: int, reason: str = ""
+) -> bytes:
+    """What the agent's key says of a message that came to it as these signed bytes."""
+    why = "".join(c if c.isprintable() else "?" for c in reason[:MAX_REASON])
+    receipt = Receipt(message.id, digest(signed), agent.address, message.sender, stage, at, why)
     return agent.keys.signing.sign1(RECEIPT_CONTEXT, receipt.to_bytes())
 
 
@@ -63,7 +80,7 @@ def note_believed(
 ) -> bool:
     """The same, of a receipt about the bytes that were sent; whether it is new."""
     row = tx.db.execute(
-        "SELECT d.recipient, d.via, d.address, m.receipt, r.at FROM messages m"
+        "SELECT d.recipient, d.via, d.address, m.receipt, r.at, d.status FROM messages m"
         " JOIN agents a ON a.id=m.by JOIN deliveries d ON d.message=m.seq"
         " LEFT JOIN receipts r ON r.message=m.seq AND r.recipient=d.recipient AND r.stage=?"
         " WHERE m.id=? AND a.key=? AND d.key=?",
@@ -71,10 +88,17 @@ def note_believed(
     ).fetchone()
     if row is None:
         return False  # a message that was deleted, or was not for this key
-    place, known_via, address, wanted, known_at = row
+    place, known_via, address, wanted, known_at, status = row
     if known_at is not None:
         return False
     way = known_via or via
+    if receipt.stage == "refused":
+        if status not in ("queued", "relayed"):
+            return False  # Q5
+        why, at = receipt.reason, receipt.at
+        tx.append(Progress(receipt.message, agent, place, "failed", way, at, why, signed))
+        notify(tx, agents, agent, receipt.message, address, "failed", why, said_by=address)
+        return True
     tx.append(Progress(receipt.message, agent, place, receipt.stage, way, receipt.at, "", signed))
     if wanted and receipt.stage in WORTH_A_NOTICE:
         notify(tx, agents, agent, receipt.message, address, receipt.stage)
@@ -96,19 +120,22 @@ def note_local(tx: Transaction, agents: Agents, agent: Agent, seq: int, stage: s
         notify(tx, agents, row["key"], row["id"], row["address"], stage)
 
 
-def queue_receipt(  # a work's facts, all from one row
-    tx: Transaction, agent: Agent, signed: bytes, sender_card: bytes, stage: str
+def queue_receipts(
+    tx: Transaction, agent: Agent, sender: bytes, receipts: Sequence[tuple[bytes, bytes]]
 ) -> None:
-    """Within a work: seal the agent's word on a message for its sender, into the outbox."""
-    key, payload = open1(sender_card, CARD_CONTEXT)
-    card = Card.from_bytes(payload)
-    message = Message.from_bytes(read_payload(signed))
-    letter = Letter(
-        "receipt", receipt_for(agent, message, signed, stage, tx.now), agent.signed_card
-    ).to_bytes()
-    tx.append(
-        Queued(
-            "receipt", message.id, 0, agent.key, str(card.address), key, card.mailbox,
-            tx.now + VALID_FOR, seal(card.seal_to(tx.now), letter), tx.now,
-        )
-    )  # fmt: skip
+    """Within a work: seal the agent's words on messages (their ids, and the signed receipts) for
+    the one who sent them, into the outbox (Q4). Nothing, if no card of it is known."""
+    row = tx.db.execute("SELECT signed FROM cards WHERE key=?", (sender,)).fetchone()
+    if row is None:
+        return
+    card = read_card(row[0])[1]
+    for start in range(0, len(receipts), MAX_RECEIPTS):
+        some = receipts[start : start + MAX_RECEIPTS]
+        signed = receipts_to_bytes([each for _, each in some])
+        letter = Letter("receipts", signed, agent.signed_card).to_bytes()
+        tx.append(
+            Queued(
+                "receipt", some[0][0], 0, agent.key, str(card.address), sender, card.mailbox,
+                tx.now + VALID_FOR, seal(card.seal_to(tx.now), letter), tx.now,
+            )
+        )  # fmt: skip

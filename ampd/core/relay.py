@@ -24,10 +24,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 import trio
 
-from ampd.core.ports import Carrier
+from ampd.core.ports import Carrier, Run, deliver_each
 from ampd.core.relay_directory import CardBook
 from ampd.crypto.keys import open1
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
@@ -99,6 +100,7 @@ class RelayDoor:
         self.counters = Counters()
         self._collectors: dict[bytes, _Collector] = {}
         self._members: dict[bytes, float] = {}  # until when they are taken for members
+        self._turns: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
         self._meters: dict[bytes, tuple[float, float]] = {}  # node -> (bytes left, as of when)
         self._carrier: Carrier | None = None
         self._nursery: trio.Nursery | None = None
@@ -148,6 +150,11 @@ class RelayDoor:
             self.counters.refused += 1
             raise
         return Delivery("relayed")
+
+    async def deliver_run(self, run: Run, node: bytes) -> None:
+        """The same for many: those that are under way together share a sync of the store."""
+        turn = self._turns.setdefault(node, trio.Lock())
+        await deliver_each(self.deliver, turn, run, node)
 
     def cards(self) -> list[bytes]:
         """A relay is no agent."""

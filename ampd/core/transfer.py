@@ -285,7 +285,8 @@ class Transfer:
             receipt = Receipt.from_bytes(payload)
         except Refused as exc:
             raise Unavailable(f"the peer's receipt is not believed: {exc}") from None
-        if (key, receipt.message, receipt.digest) != (item.key, item.message, sent):
+        named = (key, receipt.message, receipt.digest) == (item.key, item.message, sent)
+        if not named or receipt.stage == "refused":
             raise Unavailable("the peer's receipt is not the recipient's: not believed")
         return receipt
 

@@ -8,13 +8,14 @@ Not here: how they are served (metrics.py).
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import trio
 
-from ampd.core.ports import Carrier, Door
+from ampd.core.ports import Carrier, Door, Run
 from ampd.edge.metrics import Figures
 from ampd.edge.peer_state import PeerState
-from ampd.model.errors import Refused
+from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope
 from ampd.storage.store import Store
 
@@ -37,16 +38,27 @@ class CountedDoor:
 
     async def deliver(self, envelope: Envelope, node: bytes) -> Delivery:
         """As the door does."""
-        outcome = "received_deferred_total"
         try:
             delivery = await self._door.deliver(envelope, node)
-            outcome = "received_total"
-        except Refused:
-            outcome = "received_refused_total"
+        except (Refused, Unavailable) as exc:
+            self._count(exc)
             raise
-        finally:
-            self._counts[outcome] += 1
+        self._count(delivery)
         return delivery
+
+    async def deliver_run(self, run: Run, node: bytes) -> None:
+        """As the door does."""
+
+        def counted(place: int, outcome: Delivery | Refused | Unavailable) -> None:
+            self._count(outcome)
+            run.answer(place, outcome)
+
+        await self._door.deliver_run(replace(run, answer=counted), node)
+
+    def _count(self, outcome: Delivery | Refused | Unavailable) -> None:
+        took, refused, deferred = _IN
+        refusal = refused if isinstance(outcome, Refused) else deferred
+        self._counts[took if isinstance(outcome, Delivery) else refusal] += 1
 
 
 class CountedCarrier:

@@ -19,10 +19,11 @@ from typing import Final
 import trio
 
 from ampd.core.ports import Door
+from ampd.edge.peer_asked import Asked
 from ampd.edge.peer_budget import Budget
 from ampd.edge.peer_offers import Answer, Offer, Offers, Request
-from ampd.edge.peer_words import batches, outcome_of, refusal, too_large
-from ampd.model.errors import ProtocolError, Refused, RemoteProtocolError, Unavailable
+from ampd.edge.peer_words import batches, outcome_of, too_large
+from ampd.model.errors import ProtocolError, RemoteProtocolError, Unavailable
 from ampd.protocol.events import (
     MAX_ADDRESSES,
     Accept,
@@ -39,7 +40,7 @@ from ampd.protocol.events import (
     WantCards,
 )
 from ampd.protocol.handshake import Handshake
-from ampd.protocol.session import ENVELOPE_BYTES, Held, Session
+from ampd.protocol.session import ENVELOPE_BYTES, Session
 
 PING_EVERY: Final = 20.0  # seconds; under the 30 s after which home routers forget a connection
 SILENT_FOR: Final = 2 * PING_EVERY  # then the peer is gone
@@ -50,8 +51,7 @@ LINGER: Final = 5.0  # seconds for the peer to close after our last byte
 MAX_AGE: Final = 3600.0  # seconds, as wire.md: fresh keys every hour
 MAX_READ: Final = 65536
 MAX_WRITE: Final = 65536  # many small words in one system call
-MAX_ANSWER: Final = 256  # cards in answer to one question; the largest are 4 MiB
-MAX_UNWRITTEN: Final = 6 << 20  # such an answer, an envelope of ours, and the small words
+MAX_UNWRITTEN: Final = 6 << 20  # an answer of 256 cards, an envelope of ours, the small words
 
 LINK_BROKE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -95,7 +95,7 @@ class PeerConnection:
         self._open: dict[int, tuple[Answer, float]] = {}
         self._requests: deque[Request] = deque()
         self._questions: dict[int, trio.Event] = {}
-        self._held = Held()
+        self._asked = Asked(door, self.node, self._say, self._answered_one)
         self._unwritten: deque[bytes] = deque()
         self._unwritten_bytes = 0
         self._work = trio.Event()
@@ -221,14 +221,17 @@ class PeerConnection:
 
     async def _hear_all(self, events: list[Event]) -> None:
         assert self._nursery is not None  # noqa: S101  only run() reads
+        run: list[Deliver] = []
         for event in events:
+            if isinstance(event, Deliver):
+                if not self._asked.refuse_held(event):
+                    run.append(event)
+                continue
+            await self._take_up(run)
+            run = []
             match event:
-                case Deliver() if self._refuse_held(event):
-                    pass
-                case Deliver() | Join() | Collect():
-                    self._nursery.start_soon(self._do, event)
-                    # Trio runs what became ready together in any order. One round for each keeps
-                    # the calls of the door in the order of the numbers.
+                case Join() | Collect():
+                    self._nursery.start_soon(self._asked.request, event)
                     await trio.lowlevel.checkpoint()
                 case Accept() | Refuse():
                     self._answered(event)
@@ -238,57 +241,38 @@ class PeerConnection:
                         self._questions.pop(number).set()
                 case _:
                     self._hear(event, self._nursery)
+        await self._take_up(run)
         self.admit()
         self._see_what_is_left()
+
+    async def _take_up(self, run: list[Deliver]) -> None:
+        """What was read together is handed to the door together (peer_asked.py, PA1)."""
+        if run and self._nursery is not None:
+            self._nursery.start_soon(self._asked.deliver, run)
+            # Trio runs what became ready together in any order. One round for each keeps the calls
+            # of the door in the order of the numbers.
+            await trio.lowlevel.checkpoint()
 
     def _hear(self, event: Hello | WantCards | Ping | Pong | Goodbye, run: trio.Nursery) -> None:
         match event:
             case WantCards(number, addresses):
-                run.start_soon(self._answer_with_cards, number, addresses)
+                run.start_soon(self._asked.show_cards, number, addresses)
             case Ping(nonce):
                 self._say(Pong(nonce))
             case Pong():
                 self.rtt = trio.current_time() - self._pinged_at
-                self._held.pong()
+                self._asked.held.pong()
                 self._release_soon()
             case Goodbye(reason):
                 self.retire(reason or "the peer said goodbye")
             case Hello():
                 pass  # greet() has heard it
 
-    def _refuse_held(self, event: Deliver) -> bool:
-        """S10."""
-        held = event.envelope.mailbox in self._held
-        if held:
-            self._say(Refuse(event.number, "unavailable", "one before it could not be kept"))
-        return held
-
-    async def _do(self, event: Deliver | Join | Collect) -> None:
-        if isinstance(event, Deliver) and self._refuse_held(event):
-            return
-        answer: Accept | Refuse
-        try:
-            answer = await self._asked(event)
-        except (Refused, Unavailable) as exc:
-            answer = refusal(event.number, exc)
-            if isinstance(event, Deliver):
-                self._held.refuse(event.envelope.mailbox, answer.code)
-        self._say(answer)
+    def _answered_one(self) -> None:
+        """What the peer asked has its answer."""
         self._release_soon()
         self._count()
         self._see_what_is_left()
-
-    async def _asked(self, event: Deliver | Join | Collect) -> Accept:
-        match event:
-            case Deliver(number, envelope):
-                kept = await self._door.deliver(envelope, self.node)
-                return Accept(number, kept.status, kept.receipt)
-            case Join(number, token):
-                await self._door.join(token, self.node)
-                return Accept(number, "joined", b"")
-            case Collect(number, cards):
-                await self._door.collect(list(cards), self.node)
-                return Accept(number, "collecting", b"")
 
     def _answered(self, event: Accept | Refuse) -> None:
         asked, _ = self._open.pop(event.number)
@@ -296,18 +280,6 @@ class PeerConnection:
             self._offers.answer(self, asked, outcome_of(event))
         else:
             asked.settle(outcome_of(event))
-
-    async def _answer_with_cards(self, number: int, addresses: tuple[str, ...]) -> None:
-        try:
-            cards = await self._door.cards_for(addresses, self.node)
-        except (Refused, Unavailable) as exc:
-            log.debug("no cards are shown node=%s why=%s", self.node.hex()[:16], exc)
-            cards = []
-        *most, last = [*batches(cards[:MAX_ANSWER])] or [()]
-        for some in most:
-            self.show(some)
-        self._say(Cards(number, last))
-        self._see_what_is_left()
 
     def _say(self, event: Event) -> None:
         if self._scope.cancel_called:
@@ -371,12 +343,12 @@ class PeerConnection:
     def _ping(self) -> None:
         if self._session.open_for_us and not self._session.pinging:
             self._pinged_at = trio.current_time()
-            self._held.ping()
+            self._asked.held.ping()
             self._say(Ping(0))
 
     def _release_soon(self) -> None:
         """Ask whether the peer has heard what was refused (S10)."""
-        if self._held.want_ping:
+        if self._asked.held.want_ping:
             self._ping()
 
     def _see_what_is_left(self) -> None:

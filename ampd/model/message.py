@@ -4,7 +4,8 @@
               (RFC 9052) with external_aad "ampd/message/1"
     Letter    what is inside the seal: the signed message or receipt, and the sender's card
     Envelope  what a carrier sees: a mailbox, an expiry, sealed bytes
-    Receipt   what the recipient's node signs (external_aad "ampd/receipt/1")
+    Receipt   what the recipient's node signs (external_aad "ampd/receipt/1"); many travel in one
+              letter
     Delivery  what `deliver` returns: how far the envelope got
 
 Rules:
@@ -22,6 +23,7 @@ Not here: who may sign (crypto), who is believed (core/mailbox.py).
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -37,8 +39,11 @@ MAX_RECIPIENTS: Final = 100  # RFC 5321, section 4.5.3.1.8
 MAX_SUBJECT: Final = 256  # characters, as AMP section 04
 MAX_ENVELOPE: Final = 16 << 20  # what any setting of limits.message_bytes may allow
 PRIORITIES: Final = ("low", "normal", "high", "urgent")
-KINDS: Final = ("message", "receipt")
-STAGES: Final = ("delivered", "read", "acked")
+KINDS: Final = ("message", "receipts")
+STAGES: Final = ("delivered", "read", "acked", "refused")
+MAX_REASON: Final = 512  # characters; one line for a person, as in a session's Refuse
+MAX_RECEIPTS: Final = 500  # in one letter: about 120 KiB, and half a MiB with the longest of names
+MAX_RECEIPT: Final = 4096  # bytes signed, as in a session's Accept
 _MAX_TYPE: Final = 64
 _MIN_LETTER: Final = 512
 
@@ -136,7 +141,8 @@ def _recipient(item: object) -> Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """That a message got to a stage, signed by the key it was addressed to."""
+    """That a message got to a stage, or why it never will ("refused"), signed by the key it was
+    addressed to."""
 
     message: bytes  # its id
     digest: bytes  # BLAKE2b-256 of the signed message as it came
@@ -144,6 +150,7 @@ class Receipt:
     sender: Address
     stage: str
     at: int
+    reason: str = ""  # of a refusal
 
     def to_bytes(self) -> bytes:
         """The bytes that are signed."""
@@ -156,6 +163,7 @@ class Receipt:
                 "sender": str(self.sender),
                 "stage": self.stage,
                 "at": self.at,
+                "reason": self.reason,
             }
         )
 
@@ -171,16 +179,35 @@ class Receipt:
             sender=Address.from_wire(fields.text("sender", 254)),
             stage=fields.text("stage", 16),
             at=fields.integer("at"),
+            reason=fields.text("reason", MAX_REASON),
         )
         fields.done()
         if receipt.stage not in STAGES:
             raise Invalid(f"receipt: the stage {receipt.stage!r} is not known")
+        if receipt.reason and receipt.stage != "refused":
+            raise Invalid("receipt: a reason, and no refusal")
         return receipt
+
+
+def receipts_to_bytes(receipts: Sequence[bytes]) -> bytes:
+    """Signed receipts, at most MAX_RECEIPTS, as `signed` of a letter of the kind "receipts"."""
+    return encode(list(receipts))
+
+
+def receipts_from_bytes(data: bytes) -> list[bytes]:
+    """The signed receipts that `data` spells, not verified; or Invalid."""
+    match decode(data, limit=MAX_ENVELOPE):
+        case [_, *_] as receipts if len(receipts) <= MAX_RECEIPTS:
+            signed = [each for each in receipts if isinstance(each, bytes)]
+            if len(signed) == len(receipts) and max(map(len, signed)) <= MAX_RECEIPT:
+                return signed
+    raise Invalid(f"letter: not 1 to {MAX_RECEIPTS} receipts")
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is inside the seal. `kind` is "message" or "receipt", `signed` a COSE_Sign1."""
+    """What is inside the seal. `kind` is "message", then `signed` is a COSE_Sign1, or "receipts",
+    then it is what `receipts_to_bytes` makes of many."""
 
     kind: str
     signed: bytes

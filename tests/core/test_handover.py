@@ -94,7 +94,7 @@ async def relayed(node):
 async def read_at(other, relays, relay=FIRST):
     """What bob's node takes out of a relay, in its order."""
     for envelope in relays.kept[relay.key].values():
-        await other.mailbox.take(envelope, relay.key, "relay")
+        await other.mailbox.take([envelope], relay.key, "relay")
 
 
 # Y1: the direct way first
@@ -153,7 +153,7 @@ async def test_y2_relayed_is_on_disk_and_the_letter_stays(autojump_clock, runnin
 
 async def test_y2_a_receipt_is_out_of_our_hands(autojump_clock, running, other, alice, bob, relays):
     letter = fakes.letter(bob, alice)
-    await running.mailbox.take(letter, FIRST.key, "relay")
+    await running.mailbox.take([letter], FIRST.key, "relay")
     assert [row["what"] for row in running.outbox()] == ["receipt"]
     await until(running, lambda: not running.outbox())
     assert len(relays.kept[FIRST.key]) == 1

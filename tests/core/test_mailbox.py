@@ -7,6 +7,8 @@ from fakes import DAY, START, letter, message, post, sign
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ampd.core.mailbox import Taken
+from ampd.core.ports import Run
 from ampd.crypto.keys import OpeningKey, SigningKey, open1, seal
 from ampd.model.address import Address
 from ampd.model.card import CARD_CONTEXT, Card
@@ -19,6 +21,8 @@ from ampd.model.message import (
     Receipt,
     Recipient,
     digest,
+    receipts_from_bytes,
+    receipts_to_bytes,
 )
 
 NODE = b"n" * 32
@@ -340,7 +344,7 @@ async def sent_receipt(node, alice, bob, stage="read", **changes):
 
 def stamped(agent, receipt, to):
     signed = agent.keys.signing.sign1(RECEIPT_CONTEXT, receipt.to_bytes())
-    return post(signed, to, kind="receipt")
+    return post(receipts_to_bytes([signed]), to, kind="receipts")
 
 
 async def test_b6_a_receipt_of_the_recipients_key_counts(node, alice, bob):
@@ -369,7 +373,8 @@ async def test_b6_a_signed_message_is_no_receipt_and_a_receipt_no_message(node, 
     as_message = bob.keys.signing.sign1(RECEIPT_CONTEXT, receipt.to_bytes())
     await refused(node, post(as_message, alice), "forged")
     signed = sign(bob, message(bob, alice))
-    await refused(node, post(signed, alice, kind="receipt"), "forged")
+    await refused(node, post(receipts_to_bytes([signed]), alice, kind="receipts"), "forged")
+    await refused(node, post(signed, alice, kind="receipts"), "invalid")
 
 
 # The order of one sender (P3)
@@ -404,24 +409,24 @@ async def test_order_numbers_of_a_new_epoch_start_again(node, alice, bob):
 async def test_b8_what_a_carrier_brought_is_answered_by_a_receipt_that_travels(
     node, alice, bob, via
 ):
-    taken = await node.mailbox.take(letter(bob, alice), NODE, via)
-    assert taken.what == "message"
+    assert await node.mailbox.take([letter(bob, alice)], NODE, via) == [Taken("message")]
     row = node.store.view.execute("SELECT item, what, address, mailbox FROM outbox").fetchone()
     assert tuple(row)[1:] == ("receipt", "bob@there.local", bob.keys.mailbox)
     sealed = node.store.payload(row["item"]).sealed
-    (key, payload) = open1(Letter.from_bytes(bob.keys.open(sealed)).signed, RECEIPT_CONTEXT)
+    (signed,) = receipts_from_bytes(Letter.from_bytes(bob.keys.open(sealed)).signed)
+    (key, payload) = open1(signed, RECEIPT_CONTEXT)
     assert (key, Receipt.from_bytes(payload).stage) == (alice.key, "delivered")
 
 
 async def test_b8_a_second_copy_is_known_and_answered_once(node, alice, bob):
     envelope = letter(bob, alice)
-    assert (await node.mailbox.take(envelope, NODE, "relay")).what == "message"
-    assert (await node.mailbox.take(envelope, NODE, "bundle")).what == "known"
+    assert await node.mailbox.take([envelope], NODE, "relay") == [Taken("message")]
+    assert await node.mailbox.take([envelope], NODE, "bundle") == [Taken("known")]
     assert node.store.view.execute("SELECT count(*) FROM outbox").fetchone()[0] == 1
 
 
 async def test_b8_what_came_directly_was_answered_directly(node, alice, bob):
-    await node.mailbox.take(letter(bob, alice), NODE, "direct")
+    await node.mailbox.take([letter(bob, alice)], NODE, "direct")
     assert node.store.view.execute("SELECT count(*) FROM outbox").fetchone()[0] == 0
 
 
@@ -429,7 +434,178 @@ async def test_b8_what_came_directly_was_answered_directly(node, alice, bob):
 async def test_b7_what_a_carrier_brought_with_wrong_times_blocks_nothing_behind_it(
     node, alice, bob, times
 ):
-    with pytest.raises(Refused):
-        await node.mailbox.take(letter(bob, alice, **times), NODE, "relay")
-    with pytest.raises(Unavailable):
-        await node.mailbox.take(letter(bob, alice, **times), NODE, "direct")
+    (answer,) = await node.mailbox.take([letter(bob, alice, **times)], NODE, "relay")
+    assert isinstance(answer, Refused) and node.outbox() == []
+    (answer,) = await node.mailbox.take([letter(bob, alice, **times)], NODE, "direct")
+    assert isinstance(answer, Unavailable)
+
+
+def letters_of(node, to):
+    """The receipts in each letter of the outbox that is for an Agent: (message id, stage)."""
+    found = []
+    for row in node.outbox():
+        plain = to.keys.open(node.store.payload(row["item"]).sealed)
+        if row["key"] == to.key and plain is not None:
+            signed = receipts_from_bytes(Letter.from_bytes(plain).signed)
+            found.append([Receipt.from_bytes(open1(each, RECEIPT_CONTEXT)[1]) for each in signed])
+    return found
+
+
+async def test_b8_the_receipts_of_a_run_for_one_sender_are_one_letter(node, alice, bob, other):
+    carol = await other.agent("carol")
+    whats = [message(bob, alice, order=n + 1) for n in range(5)]
+    run = [post(sign(bob, what), alice, card=bob.signed_card) for what in whats]
+    run.insert(3, letter(carol, alice))
+    before = node.records()
+    assert await node.mailbox.take(run, NODE, "relay") == [Taken("message")] * 6
+    (receipts,) = letters_of(node, bob)
+    assert [each.message for each in receipts] == [what.id for what in whats]
+    assert {each.stage for each in receipts} == {"delivered"}
+    assert len(letters_of(node, carol)) == 1
+    assert node.store.journal.checkpoint.seq - before == 6 + 2 * 2 + 2  # with cards and contacts
+
+
+async def test_b8_a_relay_is_not_told_who_wrote_to_whom(tmp_path, clock, bob):
+    async with fakes.node(tmp_path, "user", clock=clock, relays={NODE}) as user:
+        alice = await user.agent("alice")
+        assert await user.mailbox.deliver(letter(bob, alice), NODE) == Delivery("delivered", b"")
+        assert (await user.mailbox.deliver(letter(bob, alice), b"p" * 32)).receipt
+
+
+# B9: refusals that travel
+
+
+async def brought(node, to, *letters):
+    """What a relay brings to `node`; the receipts that it then holds for `to`."""
+    await node.mailbox.take(list(letters), NODE, "relay")
+    return [each for receipts in letters_of(node, to) for each in receipts]
+
+
+async def written(node, alice, bob, other):
+    """Alice of `other` wrote to bob of `node`: the id, and the letter that a relay brings."""
+    await other.meet(node)
+    sent = await other.send(bob, str(alice.address), "hello")
+    (row,) = other.outbox()
+    record = other.store.payload(row["item"])
+    return sent.id, Envelope(row["mailbox"], row["expires"], record.sealed)
+
+
+async def bring_back(node, other, to):
+    """The letters of `node`'s outbox, brought to `other` by a relay."""
+    for row in node.outbox():
+        if row["key"] == to.key:
+            record = node.store.payload(row["item"])
+            envelope = Envelope(row["mailbox"], row["expires"], record.sealed)
+            await other.mailbox.take([envelope], NODE, "relay")
+
+
+async def test_b9_who_is_blocked_learns_of_it_through_the_relay_at_once(node, alice, bob, other):
+    sent, envelope = await written(node, alice, bob, other)
+    await node.meet(other)
+    await node.contacts.block(str(bob.address), blocked=True)
+    (receipt,) = await brought(node, bob, envelope)
+    assert (receipt.stage, receipt.reason) == ("refused", "bob@there.local is blocked here")
+    await bring_back(node, other, bob)
+    (state,) = other.tracking.deliveries(bob, sent)[2]
+    assert (state.status, state.error) == ("failed", "bob@there.local is blocked here")
+    assert other.outbox() == []
+    (notice,) = other.inbox(bob)
+    assert notice.type == "system" and "is blocked here" in other.bodies(bob)[0]
+
+
+async def test_b9_strangers_that_are_not_let_in_are_told(tmp_path, clock, bob, other):
+    async with fakes.node(tmp_path, "shut", clock=clock, unknown_senders="reject") as shut:
+        alice = await shut.agent("alice")
+        sent, envelope = await written(shut, alice, bob, other)
+        (receipt,) = await brought(shut, bob, envelope)
+        assert receipt.stage == "refused" and shut.inbox(alice) == []
+        await bring_back(shut, other, bob)
+        assert other.status(bob, sent) == "failed"
+
+
+async def test_b9_what_is_no_message_of_ours_is_told_to_nobody(node, alice, bob, other):
+    carol = await node.agent("carol")
+    for odd in (
+        post(sign(bob, message(bob, carol)), alice, card=bob.signed_card),
+        Envelope(alice.keys.mailbox, START + DAY, b"rubbish" * 20),
+        post(b"rubbish", alice),
+    ):
+        (answer,) = await node.mailbox.take([odd], NODE, "relay")
+        assert isinstance(answer, Refused) and node.outbox() == []
+
+
+async def test_b9_what_comes_directly_is_refused_by_the_answer(node, alice, bob):
+    await node.mailbox.take([letter(bob, alice, payload="{")], NODE, "direct")
+    assert node.outbox() == []
+    await node.mailbox.take([letter(bob, alice, payload="{")], NODE, "relay")
+    (receipts,) = letters_of(node, bob)
+    assert [each.stage for each in receipts] == ["refused"]
+
+
+@pytest.mark.parametrize("order", [("delivered", "refused"), ("refused", "delivered")])
+async def test_q5_a_refusal_never_takes_back_a_delivery(node, alice, bob, order):
+    sent, receipt = await sent_receipt(node, alice, bob)
+    for stage in order:
+        what = fakes.replace(receipt, stage=stage, reason="no" if stage == "refused" else "")
+        await node.mailbox.deliver(stamped(bob, what, alice), NODE)
+    assert node.status(alice, sent) == "delivered"
+
+
+async def test_q2_a_refusal_of_another_key_counts_for_nothing(node, alice, bob, other):
+    carol = await other.agent("carol")
+    sent, receipt = await sent_receipt(node, alice, bob, stage="refused", reason="no")
+    await node.mailbox.deliver(stamped(carol, receipt, alice), NODE)
+    wrong = fakes.replace(receipt, digest=b"d" * 32)
+    await node.mailbox.deliver(stamped(bob, wrong, alice), NODE)
+    assert node.status(alice, sent) == "queued"
+    await node.mailbox.deliver(stamped(bob, receipt, alice), NODE)
+    assert node.status(alice, sent) == "failed"
+
+
+# B10: what comes together
+
+
+async def test_b10_each_of_a_run_is_judged_alone_and_all_keep_their_order(node, alice, bob):
+    run = [letter(bob, alice, order=n + 1, body=str(n)) for n in range(6)]
+    run[1] = letter(bob, alice, payload="{")
+    run[3] = Envelope(b"m" * 16, START, b"sealed")
+    run[4] = post(b"rubbish", alice)
+    codes = [getattr(each, "code", "kept") for each in await node.mailbox.take(run, NODE, "direct")]
+    assert codes == ["kept", "invalid", "kept", "recipient_unknown", "invalid", "kept"]
+    assert node.bodies(alice) == ["0", "2", "5"]
+
+
+async def test_b10_twins_in_one_run_are_kept_once_and_only_those(node, alice, bob):
+    first = message(bob, alice, body="first")
+    second = fakes.replace(first, body="second")
+    once, other_bytes = (post(sign(bob, what), alice) for what in (first, second))
+    answers = await node.mailbox.take([once, once, other_bytes], NODE, "direct")
+    assert [getattr(each, "what", "refused") for each in answers] == ["message", "known", "refused"]
+    assert answers[0].receipt == answers[1].receipt and node.bodies(alice) == ["first"]
+
+
+async def test_b10_nothing_passes_one_that_has_to_be_offered_again(node, alice, bob):
+    carol = await node.agent("carol")
+    run = [
+        letter(bob, alice, at=START + 9 * DAY, order=1), letter(bob, alice, order=2),
+        letter(bob, carol, order=1),
+    ]  # fmt: skip
+    late, behind, elsewhere = await node.mailbox.take(run, NODE, "direct")
+    assert isinstance(late, Unavailable) and isinstance(behind, Unavailable)
+    assert elsewhere.what == "message" and node.inbox(alice) == []
+
+
+async def test_b10_what_is_stale_is_answered_before_the_next_one_is_begun(node, alice, bob):
+    stale, good = (
+        Envelope(alice.keys.mailbox, START + DAY, seal(OpeningKey.generate().public, b"x" * 600)),
+        letter(bob, alice),
+    )
+    said = []
+
+    def begin(place):
+        return not said
+
+    run = Run([stale, good], lambda place, outcome: said.append((place, outcome)), begin)
+    await node.mailbox.deliver_run(run, NODE)
+    ((place, outcome),) = said
+    assert place == 0 and isinstance(outcome, StaleKey) and node.inbox(alice) == []

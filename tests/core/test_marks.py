@@ -65,6 +65,29 @@ async def test_w1_all_means_what_is_in_the_inbox(node, alice, monkeypatch):
     assert node.inbox(alice) == [] and len(node.inbox(alice, box="all")) == 5
 
 
+async def test_q4_all_that_is_marked_at_once_is_told_in_one_letter(pair, other, alice, bob):
+    for number in range(4):
+        await other.send(bob, "alice@here.local", str(number))
+    await carry(other, pair)
+    await pair.marks.set_all(alice, State.ACKED)
+    assert [row["what"] for row in pair.outbox()] == ["receipt"]
+    await carry(pair, other)
+    for sent in other.inbox(bob, box="sent"):
+        stages = [proof.stage for proof in other.tracking.proofs(bob, sent.id)]
+        assert stages == ["delivered", "acked"]
+
+
+async def test_q4_a_letter_holds_so_many_receipts_and_no_more(pair, other, alice, bob, monkeypatch):
+    monkeypatch.setattr("ampd.core.receipts.MAX_RECEIPTS", 2)
+    for number in range(4):
+        await other.send(bob, "alice@here.local", str(number))
+    await carry(other, pair)
+    await pair.marks.set_all(alice, State.READ)
+    assert len(pair.outbox()) == 3
+    await carry(pair, other)
+    assert {other.status(bob, sent.id) for sent in other.inbox(bob, box="sent")} == {"read"}
+
+
 async def test_w2_the_sender_elsewhere_is_told_once_of_each(pair, other, alice, bob):
     sent = other.inbox(bob, box="sent")[0]
     for state in (State.READ, State.UNREAD, State.READ, State.ACKED, State.ACKED, State.READ):

@@ -7,9 +7,9 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from ampd.edge.peer_connection import MAX_UNWRITTEN
 from ampd.edge.peer_sockets import prove
-from ampd.model.errors import Refused, Unavailable
+from ampd.model.errors import Refused, StaleKey, Unavailable
 from ampd.model.message import Delivery
-from ampd.protocol.events import Deliver, Hello, Ping, Pong, Refuse, WantCards
+from ampd.protocol.events import Accept, Deliver, Hello, Ping, Pong, Refuse, WantCards
 from ampd.protocol.handshake import Handshake
 from ampd.protocol.session import Session
 
@@ -96,6 +96,63 @@ async def test_the_door_is_called_in_order_although_many_come_at_once(autojump_c
         await wait_all_tasks_blocked()
         await rude.stream.aclose()
     assert door.called == letters
+
+
+async def said_to(door, *words):
+    """What a node with this door answers to these words."""
+    here, there = lockstep_stream_pair()
+    rude, node = Rude(here), Near()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: node.run(there, door, BOB, calling=False))
+        await rude.begin()
+        await rude.say(*words)
+        heard = []
+        while sum(isinstance(each, Accept | Refuse) for each in heard) < len(words):
+            heard += await rude.hear()
+        await rude.stream.aclose()
+    return [each for each in heard if isinstance(each, Accept | Refuse)]
+
+
+class Runs(Shelf):
+    """A door that notes what came together, and answers by the number of the letter."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers, self.runs = answers, []
+
+    async def deliver_run(self, run, node):
+        self.runs.append(list(run.envelopes))
+        for place, envelope in enumerate(run.envelopes):
+            if run.begin(place):
+                answer = self.answers.get(envelope, self.answer)
+                if answer is None:
+                    raise Unavailable("the disk is full")
+                run.answer(place, answer)
+
+
+async def test_pa1_what_was_read_together_is_one_run_and_each_is_answered(autojump_clock):
+    letters = [letter(number) for number in range(1, 6)]
+    door = Runs({letters[1]: Refused("no")})
+    answers = await said_to(door, *(Deliver(n, each) for n, each in enumerate(letters, 1)))
+    assert door.runs == [letters]
+    assert [type(each) for each in answers] == [Accept, Refuse, Accept, Accept, Accept]
+    assert [each.number for each in answers] == [1, 2, 3, 4, 5]
+
+
+async def test_pa1_what_a_run_leaves_unanswered_may_be_offered_again(autojump_clock):
+    letters = [letter(number) for number in range(1, 4)]
+    door = Runs({letters[1]: None})
+    answers = await said_to(door, *(Deliver(n, each) for n, each in enumerate(letters, 1)))
+    assert [getattr(each, "code", "taken") for each in answers] == [
+        "taken", "unavailable", "unavailable",
+    ]  # fmt: skip
+
+
+async def test_pa2_nothing_of_a_run_passes_one_that_is_to_be_offered_again(autojump_clock):
+    letters = [letter(number) for number in range(1, 4)]
+    door = Runs({letters[0]: StaleKey("renewed", b"")})
+    answers = await said_to(door, *(Deliver(n, each) for n, each in enumerate(letters, 1)))
+    assert [each.code for each in answers] == ["stale_key", "unavailable", "unavailable"]
 
 
 async def test_what_nobody_waits_for_any_more_is_not_offered(autojump_clock):

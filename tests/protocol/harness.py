@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 import trio
 from trio.testing import memory_stream_pair
 
+from ampd.core.ports import deliver_each
 from ampd.crypto.keys import SigningKey
 from ampd.edge.peer_budget import Budget
 from ampd.edge.peer_connection import PeerConnection
@@ -40,6 +41,7 @@ class Shelf:
         self.may_answer = trio.Event()
         self.may_answer.set()
         self._cards = list(cards)
+        self._turn = trio.Lock()
 
     async def deliver(self, envelope, node):
         self.called.append(envelope)
@@ -50,6 +52,9 @@ class Shelf:
         if envelope not in self.kept:
             self.kept.append(envelope)
         return self.answer
+
+    async def deliver_run(self, run, node):
+        await deliver_each(self.deliver, self._turn, run, node)
 
     def cards(self):
         return list(self._cards)

@@ -16,7 +16,16 @@ from ampd.crypto.keys import OpeningKey, SigningKey
 from ampd.model.address import Address, ContactLink, NodeUri, fingerprint, key_text
 from ampd.model.card import Card
 from ampd.model.encoding import decode, encode
-from ampd.model.message import Envelope, Letter, Message, Receipt, Recipient, digest, new_id
+from ampd.model.message import (
+    Envelope,
+    Letter,
+    Message,
+    Receipt,
+    Recipient,
+    digest,
+    new_id,
+    receipts_to_bytes,
+)
 
 HERE = Path(__file__).parent
 NOW = 1_790_000_000_000  # 2026-09-21
@@ -71,6 +80,7 @@ RECEIPT = Receipt(
     stage="delivered",
     at=NOW + 1500,
 )
+RECEIPT_SIGNED = BOB.sign1("ampd/receipt/1", RECEIPT.to_bytes())
 SIGNED = ALICE.sign1("ampd/message/1", MESSAGE.to_bytes())
 LETTER = Letter("message", SIGNED, ALICE.sign1("ampd/card/1", CARD.to_bytes()))
 LONG_LETTER = Letter("message", SIGNED + bytes(4_000), b"")
@@ -168,6 +178,7 @@ def maps():
         ("message", "to two", message), ("message", "an answer", plainest.to_bytes()),
         ("card", "of an agent", card), ("card", "withdrawn", gone.to_bytes()),
         ("receipt", "delivered", receipt),
+        ("receipt", "refused", replace(RECEIPT, stage="refused", reason="blocked").to_bytes()),
     ):  # fmt: skip
         yield good(kind, name, data, decode(data))
     yield bad("message", "an array", encode([1]))
@@ -208,6 +219,7 @@ def maps():
     ):  # fmt: skip
         yield bad("card", name, changed(card, member, to=value))
     yield bad("receipt", "a stage nobody knows", changed(receipt, "stage", to="lost"))
+    yield bad("receipt", "a reason, and no refusal", changed(receipt, "reason", to="why"))
     yield bad("receipt", "a digest of 31 bytes", changed(receipt, "digest", to=bytes(31)))
 
 
@@ -290,7 +302,8 @@ def sealed():
     for name, letter in (
         ("a message", LETTER),
         ("of 5 KiB", LONG_LETTER),
-        ("empty", Letter("receipt", b"", b"")),
+        ("receipts", Letter("receipts", receipts_to_bytes([RECEIPT_SIGNED] * 2), b"")),
+        ("empty", Letter("receipts", b"", b"")),
     ):
         raw = letter.to_bytes()
         yield good("letter", name, raw, decode(raw[4 : 4 + int.from_bytes(raw[:4], "big")]))
@@ -301,6 +314,13 @@ def sealed():
     yield bad("letter", "one zero too few", data[:-1])
     yield bad("letter", "padded to a larger bucket", data + bytes(len(data)))
     yield bad("letter", "a kind nobody knows", Letter("parcel", b"", b"").to_bytes())
+    several = [RECEIPT_SIGNED] * 2
+    yield good("receipts", "two", receipts_to_bytes(several), several)
+    for name, value in (
+        ("none", []), ("501", [b""] * 501), ("text", ["receipt"]), ("a map", {}),
+        ("one of 4097 bytes", [bytes(4097)]),
+    ):  # fmt: skip
+        yield bad("receipts", name, encode(value))
     wire = [CARD.mailbox, ENVELOPE.expires, bytes(64)]
     expect = {"id": digest(bytes(64)), "expires": ENVELOPE.expires}
     yield good("envelope", "of 64 bytes", encode(wire), expect)

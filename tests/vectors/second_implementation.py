@@ -193,7 +193,8 @@ MAPS = {
     "receipt": {
         "v": version, "id": data(16), "digest": data(32), "recipient": wire_address,
         "sender": wire_address, "at": number,
-        "stage": lambda value: value in ("delivered", "read", "acked"),
+        "stage": lambda value: value in ("delivered", "read", "acked", "refused"),
+        "reason": text(512),
     },
     "card": {
         "v": version, "address": wire_address, "number": number, "issued": number,
@@ -203,7 +204,7 @@ MAPS = {
         "description": text(1024), "capabilities": array(64, text(64)), "withdrawn": boolean,
     },
     "letter": {
-        "v": version, "kind": lambda value: value in ("message", "receipt"),
+        "v": version, "kind": lambda value: value in ("message", "receipts"),
         "signed": lambda value: type(value) is bytes,
         "card": lambda value: type(value) is bytes and len(value) <= 16384,
     },
@@ -214,6 +215,7 @@ def members(kind, raw, limit=16 << 20):
     value = decode(raw, 16384 if kind == "card" else limit)
     need(type(value) is dict and set(value) == set(MAPS[kind]))
     need(all(check(value[name]) for name, check in MAPS[kind].items()))
+    need(kind != "receipt" or not value["reason"] or value["stage"] == "refused")
     return value
 
 
@@ -226,6 +228,13 @@ def letter(raw):
         bucket = -(-size // step) * step
     need(len(raw) == bucket and not any(raw[size:]))
     return members("letter", raw[4:size])
+
+
+def receipts(raw):
+    value = decode(raw, 16 << 20)
+    need(type(value) is list and 0 < len(value) <= 500)
+    need(all(type(each) is bytes and len(each) <= 4096 for each in value))
+    return value
 
 
 def envelope(raw):
@@ -317,4 +326,7 @@ def read(kind, entry):  # noqa: PLR0911  one line a kind
             return decode(raw)
         case "public":
             return public(raw)
-    return {"letter": letter, "envelope": envelope, "fingerprint": fingerprint}[kind](raw)
+    others = {
+        "letter": letter, "receipts": receipts, "envelope": envelope, "fingerprint": fingerprint
+    }  # fmt: skip
+    return others[kind](raw)

@@ -53,6 +53,10 @@ def read(kind, entry):  # noqa: PLR0911  one case a kind
             letter = message.Letter.from_bytes(raw)
             assert letter.to_bytes() == raw
             return {"v": 1, "kind": letter.kind, "signed": letter.signed, "card": letter.card}
+        case "receipts":
+            receipts = message.receipts_from_bytes(raw)
+            assert message.receipts_to_bytes(receipts) == raw
+            return receipts
         case "envelope":
             envelope = message.Envelope.from_wire(encoding.decode(raw))
             assert encoding.encode(envelope.to_wire()) == raw
