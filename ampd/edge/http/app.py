@@ -8,7 +8,9 @@
       parameters. An unknown path is `no_route`, a known one with another method `no_method`; HEAD
       is answered as GET, OPTIONS with 204.
   H4  A body must have come within BODY_WITHIN; a bug in a route is logged and answered 500.
-  H5  When the server stops, every open WebSocket is closed with 1001.
+  H5  A request whose length is said twice, by Content-Length and by Transfer-Encoding, is refused
+      (RFC 9112, section 6.3): a proxy before us may have read another one (request smuggling).
+  H6  When the server stops, every open WebSocket is closed with 1001.
 
 Written against the ASGI specification 3.0 (HTTP & WebSocket message format 2.3) without a web
 framework: what we need of one is the table of routes.
@@ -19,7 +21,7 @@ Not here: the listening socket, TLS, HTTP's own syntax (server.py).
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -33,6 +35,7 @@ from ampd.model.errors import AmpdError
 
 BODY_WITHIN: Final = 30.0  # seconds: a megabyte over a slow line; slower callers tie up memory
 DEFAULT_LIMIT: Final = 1 << 20  # bytes of a body where neither route nor service says more
+_LAST: Final = frozenset(("too_large", "too_slow", "incomplete", "ambiguous"))
 _DRAIN_WITHIN: Final = 2.0  # seconds in which who sends too much may finish, and hear why
 
 Scope = Mapping[str, Any]
@@ -156,7 +159,7 @@ class App:
             await self._socket(self._head(scope), receive, send)
 
     async def close_sockets(self) -> None:
-        """Close every open WebSocket: the server goes away (H5)."""
+        """Close every open WebSocket: the server goes away (H6)."""
         for each in list(self._open):
             await each.close(1001, "going away")
 
@@ -196,7 +199,7 @@ class App:
         except HttpRefused as exc:
             with trio.move_on_after(_DRAIN_WITHIN):
                 await _drain(receive)
-            return service.failure(head.request, exc)
+            return _closing(service.failure(head.request, exc), head, exc)
         head.request = request = _whole(head, params, body)
         try:
             if body and not route.any_type:
@@ -207,10 +210,11 @@ class App:
             return service.failure(request, exc)
 
     def _check(self, head: _Head) -> None:
+        headers = head.request.headers
         server = head.scope.get("server")
-        self._guard.check(
-            head.request.headers, reached=server[0] if server else "", secure=head.request.secure
-        )
+        self._guard.check(headers, reached=server[0] if server else "", secure=head.request.secure)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise HttpRefused("the body's length is said twice", code="ambiguous")
 
     async def _body(self, head: _Head, route: Route, receive: Receive) -> bytes:
         limit = route.limit
@@ -261,9 +265,14 @@ def _whole(head: _Head, params: dict[str, str], body: bytes) -> Request:
 
 
 def _too_large(limit: int) -> HttpRefused:
-    return HttpRefused(
-        f"the body is over {limit} bytes", code="too_large", headers={"Connection": "close"}
-    )
+    return HttpRefused(f"the body is over {limit} bytes", code="too_large")
+
+
+def _closing(answer: Answer, head: _Head, exc: HttpRefused) -> Answer:
+    """The same, as the last on its connection, if what follows there cannot be trusted."""
+    if exc.code not in _LAST or not str(head.scope.get("http_version")).startswith("1"):
+        return answer
+    return replace(answer, headers={**answer.headers, "Connection": "close"})
 
 
 async def _drain(receive: Receive) -> None:

@@ -120,10 +120,20 @@ class Server:
         self._context = WorkerContext(None)
         self._wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
         self._hosts: Counter[str] = Counter()
+        self._accepting = trio.CancelScope()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return self._hosts.total()
+
+    def stop(self) -> None:
+        """Take nothing new, and finish what is being answered (S4)."""
+        self._accepting.cancel()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, and then finish what is being answered (S4)."""
-        accepting = trio.CancelScope()
+        accepting = self._accepting
         async with trio.open_nursery() as outer:
             outer.start_soon(_until_cancelled, accepting.cancel)
             with trio.CancelScope(shield=True) as all_of_it:
@@ -137,6 +147,7 @@ class Server:
                     all_of_it.deadline = trio.current_time() + DRAIN_WITHIN
                     await self._context.terminated.set()  # idle connections close themselves
                     await self._app.close_sockets()
+            outer.cancel_scope.cancel()
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         try:
@@ -145,7 +156,7 @@ class Server:
             await trio.aclose_forcefully(stream)
             return
         most = CONNECTIONS if is_loopback(host) else PER_HOST
-        if self._hosts[host] >= most or self._hosts.total() >= CONNECTIONS:
+        if self._hosts[host] >= most or self.open >= CONNECTIONS:
             await trio.aclose_forcefully(stream)
             return
         self._hosts[host] += 1

@@ -27,6 +27,7 @@ STATUS: Final = {
     "foreign_origin": 403,
     "too_slow": 408,
     "incomplete": 400,
+    "ambiguous": 400,
 }
 
 

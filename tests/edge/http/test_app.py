@@ -269,7 +269,13 @@ async def test_a_websocket_that_may_not_be_is_refused_with_http(client, path, he
     assert caught.value.status == status
 
 
-async def test_h5_open_websockets_are_told_that_the_server_goes_away(client, app):
+async def test_h5_a_length_that_is_said_twice_is_refused(client):
+    headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/json"}
+    answer = await client.request("POST", "/things", body=b"1", headers=headers)
+    assert (answer.status, answer.json["error"]) == (400, "ambiguous")
+
+
+async def test_h6_open_websockets_are_told_that_the_server_goes_away(client, app):
     async with client.socket("/ws") as socket:
         await app.close_sockets()
         assert await socket.closed() == 1001
