@@ -66,13 +66,22 @@ class Discovery:
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def of_address(self, domain: str) -> OtherProvider | None:
-        """The provider of an address' domain: [SCOPE.]TENANT.PROVIDER, or PROVIDER alone."""
+        """The provider of an address' domain: [SCOPE.]TENANT.PROVIDER, or PROVIDER alone.
+
+        Raises Unavailable if none is found and somebody did not answer.
+        """
         for candidate in _suffixes(domain):
             if candidate in self._shared.values.resolve:
                 return await self.provider(candidate)
+        failed: Unavailable | None = None
         for candidate in _suffixes(domain):
-            if found := await self.provider(candidate):
-                return found
+            try:
+                if found := await self.provider(candidate):
+                    return found
+            except Unavailable as exc:  # there need be no host of a tenant's name
+                failed = exc
+        if failed is not None:
+            raise failed
         return None
 
     async def provider(self, domain: str) -> OtherProvider | None:

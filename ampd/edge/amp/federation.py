@@ -139,7 +139,8 @@ class Federation:
             if not value:
                 raise Fault("unauthorized", 401, f"the header X-AMP-{name.title()} is missing")
         provider = said["provider"].lower()
-        if AmpAddress.parse(f"x@{provider}").domain != provider or is_local_network(provider):
+        labels = AmpAddress.parse(f"x@{provider}").labels
+        if len(labels) < 2 or is_local_network(provider):
             raise Fault("provider_not_trusted", 403, f"{provider} is no public provider")
         stamp = said["timestamp"]
         if not stamp.isdecimal() or len(stamp) > 12:
