@@ -22,11 +22,11 @@ class Team:
         assert reply.status == 201, reply.text
         return reply.json["api_key"]
 
-    async def send(self, sender, *to, token="", peer="127.0.0.1", headers=None, **members):
+    async def send(self, sender, *to, token="", peer="127.0.0.1", said=None, **members):
         """One POST of a message; the reply."""
         body = {"sender": f"{sender}@localhost", "recipients": [self.full(e) for e in to]}
         body |= members
-        return await self.here.post("/v1/messages", body, token=token, peer=peer, headers=headers)
+        return await self.here.post("/v1/messages", body, token=token, peer=peer, headers=said)
 
     @staticmethod
     def full(name):
