@@ -69,11 +69,6 @@ class Account:
         """Of its public key."""
         return self.key.fingerprint
 
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """What it may call itself, the registered address first."""
-        return tuple(dict.fromkeys((self.address, self.short_address)))
-
 
 @functools.lru_cache(maxsize=1024)
 def _key(pem: str) -> ForeignKey:

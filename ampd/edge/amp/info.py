@@ -1,5 +1,6 @@
 """What the provider says of itself to anybody (sections 06, 08 and 09), OpenAPI included."""
 
+from collections.abc import Callable
 from typing import Final
 
 import ampd
@@ -25,7 +26,7 @@ class Info:
         self._names = names
         self._transport = transport
         self.started = 0.0  # trio's clock; set when the service runs
-        self.clock = lambda: 0.0
+        self.clock: Callable[[], float] = lambda: 0.0
 
     def capabilities(self) -> list[str]:
         """What this provider can do with its settings."""

@@ -7,13 +7,14 @@ ML1  An address means an agent here if its labels fit: those of its account; for
 from collections.abc import Awaitable, Callable, Sequence
 
 from ampd.core.agents import Agent, Agents
+from ampd.edge.amp import ports
 from ampd.edge.amp.accounts import Account, Accounts
 from ampd.edge.amp.rendering import Document, Rendering, Whole
 from ampd.edge.gateway_mail import GatewayMail
 from ampd.model.address import Address
 from ampd.model.errors import AmpdError, Refused
 from ampd.protocol.amp.address import Elsewhere, Here, Names, Nearby, Place
-from ampd.protocol.amp.faults import fault_of, not_found
+from ampd.protocol.amp.faults import fault_of, not_found, unauthorized
 from ampd.protocol.amp.ids import native_id
 from ampd.protocol.raw_json import Value
 
@@ -34,7 +35,7 @@ class Mail:
         self._names = names
         self._rendering = rendering
         self._mail = mail
-        self.send: Callable[[Account, Value], Awaitable[Document]]  # route.py, once it is there
+        self.send: Callable[[Account, Value], Awaitable[tuple[Document, dict[str, str]]]]
 
     def account_of_token(self, token: str) -> Account:
         """Whose API key this is. Fault 401."""
@@ -94,9 +95,9 @@ class Mail:
         """A message as AMP has it."""
         return self._rendering.item(agent, full)
 
-    async def acknowledge(self, account: Account, identifier: str) -> bool:
+    async def acknowledge(self, account: ports.Account, identifier: str) -> bool:
         """Out of the queue; whether it was there."""
-        agent = self._accounts.agent(account)
+        agent = self._agents.named(account.name)
         return bool(await self._mail.acknowledge(agent, [native_id(identifier)]))
 
     @staticmethod
@@ -104,9 +105,12 @@ class Mail:
         """The 16 bytes by which this node knows a message id of AMP."""
         return native_id(identifier)
 
-    async def route(self, account: Account, body: Value) -> Document:
+    async def route(self, account: ports.Account, body: Value) -> Document:
         """What POST /route does and answers. Raises AmpdError."""
-        return await self.send(account, body)
+        known = self._accounts.of(account.name)
+        if known is None:  # it left while it was connected
+            raise unauthorized(f"{account.name} has no account here any more")
+        return (await self.send(known, body))[0]
 
     @staticmethod
     def failure_of(exc: AmpdError) -> Document:

@@ -77,9 +77,14 @@ class Sending:
         self._transport = transport
         self._find = find
 
-    async def send(self, account: Account, body: Value) -> dict[str, Any]:
-        """Send one posted message; the body of the answer. Raises Fault, Refused, Unavailable."""
-        post = read_post(body)
+    async def send(self, account: Account, body: Value) -> tuple[dict[str, Any], dict[str, str]]:
+        """Send one posted message; the answer's body, and headers that say what is left of the
+        account's limits. Raises Fault, Refused, Unavailable."""
+        wanted = (("route", account.name), ("hourly", account.name))
+        headers = self._transport.limits.take_all(wanted)
+        return await self._send(account, read_post(body)), headers
+
+    async def _send(self, account: Account, post: Post) -> dict[str, Any]:
         now = self._shared.now()
         check_times(post, now)
         if post.sender and not self._mail.is_self(account, post.sender):
@@ -113,7 +118,8 @@ class Sending:
             case Here():
                 found = self._here(place, to)
             case Nearby(address, here):
-                agent = None if self.knows(str(address)) else self._mail.here(here)
+                is_other = self.knows(str(address)) or self._transport.mesh_host(str(address))
+                agent = None if is_other else self._mail.here(here)
                 found = Whom(str(agent.address if agent else address), agent)
             case Elsewhere(address):
                 found = Whom(str(address), None)
@@ -125,11 +131,13 @@ class Sending:
         return found
 
     def _here(self, place: Here, to: str) -> Whom:
+        """An account that the address fits, else the agent of a mesh host, else any agent here."""
         agent = self._mail.here(place)
+        has_account = agent is not None and self._accounts.of(agent.name) is not None
+        if not has_account and "@" in to and self._transport.mesh_host(to.lower()):
+            return Whom(str(Address.parse(to)), None)
         if agent is not None:
             return Whom(str(agent.address), agent)
-        if place.path and place.path[0] in self._shared.values.mesh and "@" in to:
-            return Whom(str(Address.parse(to)), None)
         return Whom(f"{place.name}@{self._names.node}", None)
 
     def knows(self, address: str) -> bool:
@@ -154,7 +162,8 @@ class Sending:
                 )  # fmt: skip
             return post.sender or account.address
         check = checker(account.key)
-        for sender in [post.sender] if post.sender else account.addresses:
+        mine = self._names.signed_as(account.name, account.tenant, account.scope)
+        for sender in [post.sender] if post.sender else mine:
             envelope = post.envelope | {"from": sender}
             if len(post.message) + len(write(post.payload.get("context"))) > _IN_THREAD:
                 good = await trio.to_thread.run_sync(signing.verify, envelope, post.payload, check)

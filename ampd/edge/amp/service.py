@@ -58,7 +58,7 @@ class AmpService:
             rooms.store, rooms.agents, self.accounts, self.names, provider, queue
         )
         self.mail = Mail(self.accounts, rooms.agents, self.names, self.rendering, queue)
-        self.transport = Transport(shared, self.mail)
+        self.transport = Transport(shared, self.mail, provider)
         secret = provider.signer.to_pem().encode()
         self.owners = Owners(values.admin_keys, secret, shared.registry, shared.now)
         self.registration = Registration(
@@ -176,12 +176,10 @@ class AmpService:
         return _with(Answer.json(status, answer, {"Cache-Control": "no-store"}), headers)
 
     async def _route(self, request: Request) -> Answer:
-        if "x-forwarded-from" in request.headers and self.transport.mesh_from(request):
+        if "x-forwarded-from" in request.headers and await self.transport.mesh_from(request):
             return await self.transport.take_in_forwarded(request)
         account = self.accounts.of_token(_token(request))
-        wanted = (("route", account.name), ("hourly", account.name))
-        headers = self.transport.limits.take_all(wanted)
-        answer = await self.sending.send(account, request.json())
+        answer, headers = await self.sending.send(account, request.json())
         return _with(Answer.json(200, answer), headers)
 
     def failure(self, _request: Request, exc: AmpdError) -> Answer:

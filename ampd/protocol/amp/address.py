@@ -12,6 +12,8 @@ provider only have to fit it.
   AD4  `bob@NODE.DOMAIN`, the native address, and `bob@PROVIDER` mean the agent of this node.
   AD5  `bob@acme.local` is whoever is known under it as a native address, else bob in acme (K18).
   AD6  *.local, *.internal and *.localhost are of this network: nothing for them leaves it (06a).
+  AD7  A client that was not told its tenant signs as one of `default`, and writes to it: that, and
+       the home tenant, mean the agent of the name, whatever its own tenant is.
 
 Not here: who has an account (edge/amp/accounts.py).
 """
@@ -25,6 +27,7 @@ from ampd.model.errors import Invalid
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,63}")
 _LABEL: Final = re.compile(r"[a-z0-9-]{1,63}")
+UNTOLD: Final = "default"
 _LOCAL_NETWORKS: Final = ("local", "internal", "localhost")
 
 
@@ -144,5 +147,11 @@ class Names:
         """Whether an address with these labels means the agent of this tenant and scope."""
         host = self.host
         return path is None or path in (
-            (*scope, tenant), (tenant,), (host,), (host, tenant), (host, *scope, tenant),
+            (*scope, tenant), (tenant,), (self.home,), (UNTOLD,),
+            (host,), (host, tenant), (host, *scope, tenant),
         )  # fmt: skip
+
+    def signed_as(self, name: str, tenant: str, scope: tuple[str, ...]) -> tuple[str, ...]:
+        """What the agent may call itself in what it signs, the likeliest first (AD7)."""
+        paths = ((*scope, tenant), (tenant,), (self.home,), (UNTOLD,))
+        return tuple(dict.fromkeys(f"{name}@{'.'.join(p)}.{self.provider}" for p in paths))

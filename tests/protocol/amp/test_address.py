@@ -77,8 +77,18 @@ def test_ad6_local_networks_are_known_by_their_last_label():
         assert not is_local_network(domain)
 
 
+def test_ad7_the_default_tenant_means_the_agent_of_the_name():
+    names = Names("aimaestro.local", "laptop.example", "main")
+    assert names.fits(("default",), "acme", ())
+    assert names.fits(("main",), "acme", ())
+    assert names.signed_as("bob", "acme", ("web", "github")) == (
+        "bob@web.github.acme.aimaestro.local", "bob@acme.aimaestro.local",
+        "bob@main.aimaestro.local", "bob@default.aimaestro.local",
+    )  # fmt: skip
+
+
 def test_an_address_fits_an_agent_by_tenant_scope_or_host():
-    for path in (None, ("acme",), ("web", "github", "acme"), ("laptop",), ("laptop", "acme")):
+    for path in (None, ("acme",), ("default",), ("web", "github", "acme"), ("laptop",), ("laptop", "acme")):
         assert NAMES.fits(path, "acme", ("web", "github"))
     for path in (("other",), ("github", "acme"), ("desktop", "acme"), ()):
         assert not NAMES.fits(path, "acme", ("web", "github"))
