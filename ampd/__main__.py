@@ -22,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--home", metavar="DIR", help="data, config and sockets in one folder")
     made.add_argument("--config", metavar="FILE", help="read FILE instead of config.toml")
+    made.add_argument(
+        "--gateway", metavar="ADDRESS", help="serve AMP and AMTP over HTTP, on 127.0.0.1:23000 say"
+    )
     made.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     made.add_argument("--log-format", metavar="FORM", help="auto, text, journald or json")
     made.add_argument(
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             home=flags.home,
             config_file=flags.config,
             environ=os.environ,
+            gateway=flags.gateway,
             log_level=flags.log_level,
             log_format=flags.log_format,
         )

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from ampd import logs
+from ampd import gateway_setup, logs
 from ampd.clock import wall_clock
 from ampd.config import Config, make_folders
 from ampd.core.abroad import Abroad
@@ -81,6 +81,7 @@ class Daemon:
         self._manager = manager or Manager(os.environ)
         self._scope = trio.CancelScope()
         self._listening = ""
+        self._gateway: gateway_setup.Opened | None = None
         self._counts: Counter[str] = Counter()
         self._why_not_ready = "starting"
 
@@ -115,6 +116,8 @@ class Daemon:
 
     async def _live(self, node: SigningKey, store: Store) -> None:
         config, paths = self._config, self._config.paths
+        if config.without_effect:
+            log.warning("variables without effect", extra={"names": config.without_effect})
         epoch = await keep_epoch(store, paths.data)
         agents = Agents(store, paths.data / "keys" / "agents", config.node.domain, node, wall_clock)
         await agents.load()
@@ -160,8 +163,8 @@ class Daemon:
             nursery.start_soon(_renew, agents, peers, relays)
             domain_is_default = config.node.domain == default_domain(socket.gethostname())
             overview = Overview(
-                store, agents, peers, mdns, relays, lambda: self._listening, trio.current_time(),
-                domain_is_default,
+                store, agents, peers, mdns, relays, lambda: self._listening, self._gateway_document,
+                trio.current_time(), domain_is_default,
             )  # fmt: skip
             rooms = self._rooms(
                 store, agents, contacts, peers, transfer, handover, relays, bundles, overview,
@@ -240,14 +243,18 @@ class Daemon:
         await nursery.start(self._local.serve, inherited)
         if self._config.metrics.listen is not None:
             await nursery.start(self._serve_metrics, self._config.metrics.listen, rooms)
+        said = {"socket": str(paths.socket), "listen": self._listening, "pid": os.getpid()}
+        if self._config.gateway.listen is not None:
+            self._gateway = await nursery.start(gateway_setup.serve, self._config, rooms)
+            said["gateway"] = self._gateway.url
         self._why_not_ready = ""
         self._manager.ready("serving")
-        log.info(
-            "ready",
-            extra={"socket": str(paths.socket), "listen": self._listening, "pid": os.getpid()},
-        )
+        log.info("ready", extra=said)
         if self._manager.alive_every is not None:
             nursery.start_soon(_say_alive, self._manager, self._manager.alive_every)
+
+    def _gateway_document(self) -> dict[str, str] | None:
+        return self._gateway.document() if self._gateway else None
 
     async def _serve_metrics(
         self, listen: Endpoint, rooms: Rooms, task_status: trio.TaskStatus[None]
@@ -333,6 +340,7 @@ def check(config: Config) -> None:
         raise Unavailable(
             f"cannot listen on {_endpoint_text(endpoint)}", hint="is another ampd running there?"
         )
+    gateway_setup.check(config)
 
 
 def _endpoint_text(endpoint: tuple[str, int] | None) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import trio
 
-from ampd.core.ports import Delivery, Parcel
+from ampd.core.ports import Parcel
 from ampd.edge.amp.service import AmpService
 from ampd.edge.amtp.service import AmtpService
 from ampd.edge.gateway_app import application, tls_context
@@ -21,6 +21,7 @@ from ampd.edge.gateway_values import Shared
 from ampd.edge.http.server import Server
 from ampd.model.address import Address
 from ampd.model.errors import Refused
+from ampd.model.message import Delivery
 
 
 class Gateway:

@@ -26,6 +26,7 @@ class Overview:
     mdns: Mdns | None
     relays: Relays
     listen: Callable[[], str]
+    gateway: Callable[[], Document | None]
     started_at: float
     chosen_by_default: bool  # the domain is the host's name, and nobody's decision
 
@@ -59,6 +60,7 @@ class Overview:
             "oldest_queued_at": documents.time_text(queued[1]),
             "mailbox": {"messages": messages, "bytes": self.store.journal.size_bytes},
             "discovery": self._discovery(),
+            "gateway": self.gateway(),
             "warnings": self.warnings(),
             "uptime_s": self._uptime(),
         }

@@ -22,6 +22,13 @@ PLANTED = {
         "ampd/storage/relay_store/jetstream.py",
         "import nats",
     ),
+    "Only ampd.edge.http.server imports hypercorn": ("ampd/edge/http/app.py", "import hypercorn"),
+    "Only ampd.edge.http.client imports httpcore": ("ampd/edge/gateway.py", "import httpcore"),
+    "Only ampd.edge.http.dns imports dns": ("ampd/edge/http/client.py", "import dns.resolver"),
+    "Only ampd.edge.amtp.schema_worker imports jsonschema": (
+        "ampd/edge/amtp/service.py",
+        "import jsonschema",
+    ),
     "Only ampd.protocol.handshake imports noise": ("ampd/edge/peer_tcp.py", "import noise"),
 }
 

@@ -1,0 +1,159 @@
+"""The gateway from its settings: what it needs, where it listens, what it is given.
+
+  GS1  Nothing that speaks HTTP is imported unless gateway.listen is set: a daemon without a gateway
+       starts as fast and takes as little memory as before.
+  GS2  What keeps the gateway from starting ends the daemon's start, with the command or the setting
+       that mends it: packages that are not installed, TLS files, a port that is taken.
+  GS3  When it is cancelled, what is being answered is finished before its memory is closed.
+
+Not here: what the gateway does (edge/gateway.py).
+"""
+
+import socket
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ampd.clock import wall_clock
+from ampd.config import Config
+from ampd.crypto.keyfiles import make_folder
+from ampd.edge.gateway_values import GatewayValues, Shared
+from ampd.edge.methods import Rooms
+from ampd.model.errors import Invalid
+from ampd.settings import Endpoint
+from ampd.storage.registry import Registry
+
+if TYPE_CHECKING:
+    import ssl
+
+PROTOCOLS: Final = ("amp", "amtp")
+_SWEEP_EVERY: Final = 3600.0  # seconds: what has expired is not shown anyway
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Where a running gateway is."""
+
+    url: str
+    listen: str
+    admin_keys: Path
+
+    def document(self) -> dict[str, str]:
+        """For the `status` document."""
+        return {"listen": self.listen, "url": self.url, "admin_keys": str(self.admin_keys)}
+
+
+def check(config: Config) -> None:
+    """Whether a gateway could start with these settings; raises what it would end with (GS2)."""
+    if config.gateway.listen is None:
+        return
+    bound, _ = _bound(config, config.gateway.listen)
+    bound.close()
+
+
+async def serve(
+    config: Config,
+    rooms: Rooms,
+    task_status: trio.TaskStatus[Opened] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; started once it listens."""
+    endpoint, foreign, abroad = config.gateway.listen, rooms.foreign, rooms.abroad
+    if endpoint is None or foreign is None or abroad is None:
+        raise LookupError("the daemon asks only with all rooms, and where to listen")
+    bound, tls = _bound(config, endpoint)
+    with bound:
+        from ampd.edge.gateway import Gateway
+        from ampd.edge.http.client import HttpClient
+        from ampd.edge.http.dns import Dns
+
+        values = values_of(config, bound.getsockname()[1], tls=tls is not None)
+        make_folder(values.state)
+        registry = Registry(config.paths.data / "gateway.db", wall_clock)
+        dns = Dns(values.dns)
+        client = HttpClient(dns, values.webhook_hosts)
+        try:
+            gateway = Gateway(Shared(values, rooms, registry, foreign, client, dns, wall_clock))
+            abroad.use(gateway, PROTOCOLS)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_sweep, registry)
+                await nursery.start(gateway.run, bound)
+                task_status.started(Opened(values.base, _text(values.listen), values.admin_keys))
+        finally:
+            registry.close()
+            with trio.move_on_after(0.1, shield=True):
+                await client.aclose()
+
+
+def values_of(config: Config, port: int, *, tls: bool) -> GatewayValues:
+    """What the services are given of the settings, now that it is known which port it is."""
+    section, data = config.gateway, config.paths.data
+    host = section.listen[0] if section.listen else ""
+    return GatewayValues(
+        listen=(host, port),
+        base=f"{'https' if tls else 'http'}://{_reached_at(config, host, port)}",
+        amp_domain=section.amp_domain,
+        amtp_domain=section.amtp_domain,
+        node_domain=config.node.domain,
+        admin_keys=section.admin_keys or data / "keys" / "admin.keys",
+        resolve=section.resolve,
+        certificate=section.certificate,
+        key=section.key,
+        plain_http=section.plain_http,
+        hosts=section.hosts,
+        webhook_hosts=section.webhook_hosts,
+        dns=section.dns,
+        limits=section.limits,
+        registration=section.registration,
+        tenants=section.tenants,
+        federation=section.federation,
+        federation_allow=section.federation_allow,
+        amp_signatures=section.amp_signatures,
+        mesh=section.mesh,
+        amtp_auth=section.amtp_auth,
+        amtp_signatures=section.amtp_signatures,
+        amtp_signing_key=section.amtp_signing_key,
+        amtp_selector=section.amtp_selector,
+        mirror=section.mirror,
+        state=data / "gateway",
+        message_bytes=config.limits.message_bytes,
+    )
+
+
+def _reached_at(config: Config, host: str, port: int) -> str:
+    """The authority by which others reach it: the first of gateway.hosts, else what is known."""
+    if config.gateway.hosts:
+        first = config.gateway.hosts[0]
+        return first if first.rpartition(":")[2].isdecimal() else f"{first}:{port}"
+    everywhere = host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    return _text((config.node.domain if everywhere else host, port))
+
+
+def _text(endpoint: Endpoint) -> str:
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bound(config: Config, endpoint: Endpoint) -> "tuple[socket.socket, ssl.SSLContext | None]":
+    """A listening socket and what encrypts it, or why there cannot be one (GS2)."""
+    try:
+        import_module("ampd.edge.gateway")
+        from ampd.edge.gateway_app import tls_context
+        from ampd.edge.http.server import bind
+    except ModuleNotFoundError as exc:
+        if (exc.name or "ampd").partition(".")[0] == "ampd":
+            raise
+        raise Invalid(
+            f"the gateway needs packages that are not installed ({exc.name})",
+            hint="pip install 'ampd-node[gateway]'",
+        ) from None
+    tls = tls_context(values_of(config, endpoint[1], tls=False))
+    return bind(endpoint), tls
+
+
+async def _sweep(registry: Registry) -> None:
+    while True:
+        await registry.sweep()
+        await trio.sleep(_SWEEP_EVERY)
