@@ -24,7 +24,7 @@ from ampd.protocol.amp import signing
 from ampd.protocol.amp.envelope import MAX_BODY
 from ampd.protocol.raw_json import Raw
 
-_AGAIN: Final = (408, 425, 429)
+_AGAIN: Final = (408, 421, 425, 429)
 _HAS_IT: Final = ("duplicate", "duplicate_message", "message_exists")
 
 

@@ -178,8 +178,8 @@ class Rendering:
         except Invalid:
             return False
         match place:
-            case Here(name):
-                return native == f"{name}@{self._names.node}"
+            case Here(name):  # or somebody on another host of the mesh, who has such an address too
+                return native in (f"{name}@{self._names.node}", amp_address.lower())
             case Elsewhere(address):
                 return native == str(address)
         return native in (str(place.address), f"{place.here.name}@{self._names.node}")

@@ -39,6 +39,7 @@ class Wires:
     records: dict = field(default_factory=dict)  # name -> TXT records
     names: dict = field(default_factory=dict)  # host -> addresses
     asked: list = field(default_factory=list)
+    sent: list = field(default_factory=list)  # to gateways: URL, headers, body
     down: set = field(default_factory=set)
 
     def seen_from(self, peer):
@@ -53,7 +54,7 @@ class Wires:
 
     async def addresses(self, host):
         await trio.lowlevel.checkpoint()
-        return self.names.get(host, [])
+        return self.names.get(host, [host] if host[0].isdecimal() else [])
 
 
 @dataclass
@@ -73,6 +74,7 @@ class _Client:
             return answer if isinstance(answer, Reply) else Reply(answer, {}, b"{}")
         sent = {"Host": parts.netloc, **(headers or {})}
         secure = parts.scheme == "https"
+        wires.sent.append((url, dict(headers or {}), body))
         reply = await found.request(
             method, parts.path, headers=sent, body=body, peer=self.peer, secure=secure
         )
@@ -176,7 +178,7 @@ class Net:
         return place
 
 
-@dataclass
+@dataclass(eq=False)
 class _Courier:
     service: AmpService
 
