@@ -34,6 +34,7 @@ from ampd.edge.contact_methods import ContactMethods
 from ampd.edge.documents import Document
 from ampd.edge.params import Params
 from ampd.edge.peer_state import PeerState
+from ampd.edge.provider_methods import ProviderMethods, Providers
 from ampd.edge.relay_methods import RelayMethods
 from ampd.model.errors import AmpdError, Invalid, Refused
 from ampd.model.message import id_from_text
@@ -96,6 +97,7 @@ class Rooms:
     socket_of: Callable[[str], str]
     foreign: Foreign | None = None  # None: nobody is reached by another protocol
     abroad: Abroad | None = None
+    providers: Providers | None = None
 
 
 class Methods:
@@ -126,6 +128,7 @@ class Methods:
             "journal.check": self._check,
             **ContactMethods(rooms.contacts).table,
             **RelayMethods(rooms.relays, rooms.bundles, rooms.peers).table,
+            **ProviderMethods(rooms.providers, self.agent).table,
         }
 
     # --- who ------------------------------------------------------------------------------

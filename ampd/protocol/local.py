@@ -46,6 +46,7 @@ METHODS = frozenset(
         *("contact.add", "contact.list", "contact.show", "contact.verify", "contact.block"),
         *("relay.add", "relay.list", "relay.remove", "bundle.write", "bundle.read"),
         *("contact.unblock", "contact.accept", "contact.remove"),
+        *("provider.register", "provider.list", "provider.remove"),
     )
 )
 NOTIFICATIONS = frozenset(("message.new", "message.status"))

@@ -52,6 +52,8 @@ GROUPS = {
         "peers": ("directory", "nodes this one talks to"),
         "contact": ("contact", "the address book and its trust"),
         "relay": ("relay", "the relays that keep mail for who is away"),
+        "register": ("provider", "get an address at a foreign AMP provider"),
+        "provider": ("provider", "the acting agents' accounts at AMP providers"),
     },
     "this install": {
         "daemon": ("daemon", "start, stop, restart, status, log, install"),
@@ -60,7 +62,13 @@ GROUPS = {
         "demo": ("demo", "two nodes on this machine, shown at work"),
     },
 }
-_WITH_VERBS = ("bundle", "contact", "relay", "daemon")  # their second word says what to do
+_WITH_VERBS = (
+    "bundle",
+    "contact",
+    "relay",
+    "provider",
+    "daemon",
+)  # their second word says what to do
 _MORE = {"daemon": "daemon_install"}  # verbs in a module of their own
 ALIASES = {"setup": "init"}
 

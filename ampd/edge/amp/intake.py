@@ -35,7 +35,7 @@ REPEAT_WITHIN: Final = 300_000  # milliseconds: how long a provider's own signat
 KEPT_FOR: Final = 7 * 86_400_000  # what says no end itself
 LONGEST: Final = 30 * 86_400_000
 KEY_KEPT_FOR: Final = 400 * 86_400_000
-_KEYS: Final = "amp.sender_key"
+KEYS: Final = "amp.sender_key"  # of external.py, too
 _SEEN: Final = "amp.seen"
 
 
@@ -129,12 +129,12 @@ class Intake:
     async def _proves(self, sender: Address, key: ForeignKey) -> bool:
         """IN2."""
         registry, foreign = self._shared.registry, self._shared.foreign
-        known = registry.get(_KEYS, str(sender))
+        known = registry.get(KEYS, str(sender))
         is_contact = bool(foreign.protocol_of(foreign.key_of(sender)))
         if known is None or not is_contact:
             expires = self._shared.now() + KEY_KEPT_FOR
             value = {"spki": key.spki.hex()}
-            await registry.put(_KEYS, str(sender), value, expires=expires)
+            await registry.put(KEYS, str(sender), value, expires=expires)
             return True
         return bool(known["spki"] == key.spki.hex())
 
