@@ -127,7 +127,7 @@ class Registration:
         if not isinstance(metadata, dict) or len(write(metadata)) > MAX_METADATA:
             raise invalid("metadata", f"metadata must be an object of {MAX_METADATA} bytes")
         return Asked(
-            name=_checked("name", name, lambda: check_name(AmpAddress.parse(name).name)),
+            name=_checked("name", name, lambda: check_name(_bare(name))),
             tenant=_checked("tenant", tenant, lambda: _label(tenant)),
             scope=_scope(body.get("scope")),
             key=key_in(body.get("public_key"), body.get("key_algorithm"), "public_key"),
@@ -314,6 +314,13 @@ def _checked(field: str, said: str, check: Callable[[], str]) -> str:
         return check()
     except Invalid as exc:
         raise invalid(field, f"{said[:80]!r}: {exc}") from None
+
+
+def _bare(name: str) -> str:
+    address = AmpAddress.parse(name)
+    if address.domain:
+        raise Invalid("a name is what stands before the @")
+    return address.name
 
 
 def _label(text: str) -> str:

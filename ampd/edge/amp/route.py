@@ -138,7 +138,10 @@ class Sending:
             return Whom(str(Address.parse(to)), None)
         if agent is not None:
             return Whom(str(agent.address), agent)
-        return Whom(f"{place.name}@{self._names.node}", None)
+        native = Address(place.name, self._names.node)
+        if self._shared.rooms.agents.at(native) is not None:  # of another tenant or scope
+            raise not_found(f"no agent {to} is known here")
+        return Whom(str(native), None)  # of another node that shares the domain
 
     def knows(self, address: str) -> bool:
         """Whether mail for a native address has somewhere to go. Refused: it is blocked."""

@@ -134,6 +134,7 @@ async def provider(folder, **values):
             return made
 
         here.client = client
+        here.rooms.submission.message_bytes = 524_288  # as config.toml has it
         yield here
 
 
