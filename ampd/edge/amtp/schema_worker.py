@@ -124,7 +124,11 @@ def main() -> None:
     """Answer until the daemon closes the pipe."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin.buffer:
-        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201 - this is the pipe
+        try:
+            said = answer(json.loads(line))
+        except ValueError as exc:  # an int() of more digits than Python reads
+            said = {"broken": str(exc)[:MAX_TEXT]}
+        print(json.dumps(said), flush=True)  # noqa: T201 - this is the pipe
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class Workflows:
             await self._registry.change(lambda batch: records.forget(batch, workflow))
             raise
         self._woken.set()
-        return sent
+        return [replace(each, address=self._answers.address(each.address)) for each in sent]
 
     def _plan(self, message: Mapping[str, Any]) -> Plan:
         """The plan, with every address in the one form by which answers are known."""

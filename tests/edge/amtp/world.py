@@ -147,6 +147,11 @@ def foreign_message(**members):
     }
 
 
+async def bring(us, peer="192.0.2.7", **members):
+    """What another gateway brings, and the answer."""
+    return await us.here.post("/v1/messages", foreign_message(**members), peer=peer)
+
+
 @asynccontextmanager
 async def town(folder, name="home", *, bound=None, **values):
     """A gateway and its courier; with `bound` it listens there."""
@@ -185,6 +190,26 @@ async def two_towns(folder, *, here=None, there=None, **both):
     ):
         one.url, two.url = urls
         yield one, two
+
+
+class Zone:
+    """A DNS without sockets: `records` by name; a name that is an error is raised."""
+
+    def __init__(self):
+        self.records = {}
+        self.asked = []
+
+    async def txt(self, name):
+        await trio.lowlevel.checkpoint()
+        self.asked.append(name)
+        found = self.records.get(name, [])
+        if isinstance(found, Exception):
+            raise found
+        return list(found), 300
+
+    async def addresses(self, host):
+        await trio.lowlevel.checkpoint()
+        return [host]
 
 
 class Names:
