@@ -124,36 +124,33 @@ class Push:
         summaries = self._rooms.lists.listing(account.agent, wanted).messages
         pieces = {each.summary.seq: each for each in self._pieces.whole(summaries)}
         for summary in summaries:
-            piece = pieces.get(summary.seq)
-            if piece is not None:
-                await self._push(account, piece)
+            piece = pieces.get(summary.seq)  # a damaged one is gone, as `amp check` says
+            written = None if piece is None else await self._push(account, piece)
             await self._rooms.marks.set(account.agent, [str(summary.number)], State.ACKED)
+            self._replied(summary.id, written)
         return bool(summaries)
 
     # --- one message ----------------------------------------------------------------------
 
-    async def _push(self, account: Account, piece: Piece) -> None:
-        """Return when the target took it, or when it failed for good (PU2, PU3)."""
+    async def _push(self, account: Account, piece: Piece) -> Message | None:
+        """Return when the target took it, with its answer, or when it failed for good."""
         key = push_key(account.name, piece.summary.id)
         state = self._registry.get(PUSH, key)
-        if state is not None and state["failed"]:
-            return
-        if state is not None:
-            await trio.sleep(max(0.0, (state["next"] - self._shared.now()) / 1000))
-        while True:
+        while state is None or not state["failed"]:
+            if state is not None:
+                await trio.sleep(max(0.0, (state["next"] - self._shared.now()) / 1000))
             message = self._mail.document(account.agent, piece)
-            word, reason = await self._try(account, message)
-            if not word:
+            word, reason, reply = await self._try(account, message)
+            if reply is not None:
+                written = await self._answer(account, message, reply)
                 await self._registry.delete(PUSH, key)
-                return
+                return written
             state = self._tried(state, word, reason)
-            await self._registry.put(
-                PUSH, key, state, owner=account.name, expires=self._shared.now() + REMEMBER
-            )
-            if state["failed"]:
+            if state["failed"]:  # put away before it is marked: a crash between says it twice
                 await self._bury(account, piece, state)
-                return
-            await trio.sleep((state["next"] - self._shared.now()) / 1000)
+            expires = self._shared.now() + REMEMBER
+            await self._registry.put(PUSH, key, state, owner=account.name, expires=expires)
+        return None
 
     def _tried(self, state: Mapping[str, Any] | None, word: str, reason: str) -> dict[str, Any]:
         """What is remembered of a try that failed."""
@@ -172,14 +169,13 @@ class Push:
         }
 
     async def _bury(self, account: Account, piece: Piece, state: Mapping[str, Any]) -> None:
-        self._replied(piece.summary.id, None)
         await self._burial.bury(
             account.agent, piece, self._mail.address_of(account.agent), state["code"],
             state["error"], state["attempts"], state["first"], state["at"],
         )  # fmt: skip
 
-    async def _try(self, account: Account, message: Message) -> tuple[str, str]:
-        """One POST: ("", "") if the target took it, else AMTP's code and the reason."""
+    async def _try(self, account: Account, message: Message) -> tuple[str, str, Reply | None]:
+        """One POST: the target's answer if it took it, else AMTP's code and the reason."""
         body = _pushed(message, self._mail.address_of(account.agent))
         headers = {
             "Content-Type": "application/json",
@@ -193,32 +189,31 @@ class Push:
                 timeout=ANSWER_WITHIN, anywhere=True, limit=LONGEST_REPLY, redirects=3,
             )  # fmt: skip
         except Unavailable as exc:
-            return "TEMPORARY_FAILURE", str(exc)
+            return "TEMPORARY_FAILURE", str(exc), None
         except Refused as exc:
-            return "DELIVERY_FAILED", str(exc)
-        if reply.status in _LATER or reply.status >= 500:
-            return "TEMPORARY_FAILURE", f"the push target answered {reply.status}"
-        if not 200 <= reply.status < 300:
-            return "DELIVERY_FAILED", f"the push target answered {reply.status}"
-        await self._answer(account, message, reply)
-        return "", ""
+            return "DELIVERY_FAILED", str(exc), None
+        if 200 <= reply.status < 300:
+            return "", "", reply
+        later = reply.status in _LATER or reply.status >= 500
+        word = "TEMPORARY_FAILURE" if later else "DELIVERY_FAILED"
+        return word, f"the push target answered {reply.status}", None
 
     # --- replies (PU4) --------------------------------------------------------------------
 
-    async def _answer(self, account: Account, message: Message, reply: Reply) -> None:
+    async def _answer(self, account: Account, message: Message, reply: Reply) -> Message | None:
+        """Send what the target answered; the message, if there is one."""
         written = self._reply(account, message, reply)
-        if written is not None and self.sending is not None:
-            try:
-                await self.sending.send(account.agent, written)
-            except StorageError:
-                raise
-            except AmpdError as exc:
-                log.warning(
-                    "the answer of a push target was not sent",
-                    extra={"agent": account.name, "why": str(exc)},
-                )
-                written = None
-        self._replied(message["message_id"], written)
+        if written is None or self.sending is None:
+            return None
+        try:
+            await self.sending.send(account.agent, written)
+        except StorageError:
+            raise
+        except AmpdError as exc:
+            why = {"agent": account.name, "why": str(exc)}
+            log.warning("the answer of a push target was not sent", extra=why)
+            return None
+        return written
 
     def _reply(self, account: Account, message: Message, reply: Reply) -> Message | None:
         try:
