@@ -59,6 +59,7 @@ from ampd.home import foreign_secret, journal_key, keep_epoch, take_home
 from ampd.model.card import MAX_CARD
 from ampd.model.errors import Invalid, Unavailable
 from ampd.protocol.session import ENVELOPE_BYTES
+from ampd.provider_setup import COURIER_OF, LazyProviders
 from ampd.settings import Endpoint, Peer, default_domain
 from ampd.storage.store import Store
 from ampd.systemd import Manager
@@ -198,6 +199,9 @@ class Daemon:
     ) -> Rooms:
         config = self._config
         lists = Lists(store)
+        reading = Reading(store, lists)
+        providers = self._providers = LazyProviders(config, agents, foreign, lists, reading)
+        abroad.use(providers, COURIER_OF)
         started = trio.current_time()
 
         def settling() -> float:
@@ -219,7 +223,7 @@ class Daemon:
             contacts=contacts,
             submission=Submission(store, agents, contacts, wall_clock, config.limits.message_bytes),
             lists=lists,
-            reading=Reading(store, lists),
+            reading=reading,
             marks=Marks(store, agents, lists),
             tracking=Tracking(store, agents, lists, attempts),
             directory=Directory(store, agents, peers.connected),
@@ -234,6 +238,7 @@ class Daemon:
             socket_of=lambda name: str(config.paths.agent_socket(name)),
             foreign=foreign,
             abroad=abroad,
+            providers=providers,
         )
 
     async def _serve_socket(self, nursery: trio.Nursery, rooms: Rooms) -> None:
@@ -241,6 +246,7 @@ class Daemon:
         inherited = _inherited(self._manager)
         self._local = LocalSocket(rooms, paths.socket, paths.agent_sockets)
         await nursery.start(self._local.serve, inherited)
+        nursery.start_soon(self._providers.run)
         if self._config.metrics.listen is not None:
             await nursery.start(self._serve_metrics, self._config.metrics.listen, rooms)
         said = {"socket": str(paths.socket), "listen": self._listening, "pid": os.getpid()}

@@ -12,10 +12,10 @@
        up nothing behind it, and named in the log.
   EX5  Mail for addresses of a provider, and for whoever wrote through it, goes there from an agent
        that has an account (core/abroad.py carries it); from another agent it is refused.
-  EX6  Each account has one request under way; it asks every 5 s while mail comes, then less often
-       up to once a minute; a provider that fails, after up to 15 minutes.
+  EX6  Each account has one request under way; it asks every 5 s while mail comes or goes, then less
+       often, up to once a minute; a provider that fails, after up to 15 minutes.
 
-It works without the gateway; then it opens gateway.db and its HTTP client when they are needed.
+It works without the gateway: gateway.db and an HTTP client are opened when they are needed.
 """
 
 import logging
@@ -88,10 +88,10 @@ class Providers:
         now: Callable[[], int],
         rng: random.Random,
         *,
-        registry: Registry | None = None,
         http: "HttpClient | None" = None,
+        dns: str = "",
     ) -> None:
-        """`path` is gateway.db; `registry` and `http` those of the gateway, if it is on."""
+        """`path` is gateway.db, `dns` HOST:PORT of a name server instead of the system's."""
         self._agents = agents
         self._foreign = foreign
         self._lists = lists
@@ -99,10 +99,10 @@ class Providers:
         self._path = path
         self._now = now
         self._rng = rng
-        self._given = registry
         self._opened: Registry | None = None
         self._http = http
         self._own_http: HttpClient | None = None
+        self._dns = dns
         self._client: ProviderClient | None = None
         self._states: dict[str, State] = {}
         self._changed = trio.Event()
@@ -110,8 +110,6 @@ class Providers:
     # --- what is opened when it is needed ----------------------------------------------------
 
     def _registry(self) -> Registry:
-        if self._given is not None:
-            return self._given
         if self._opened is None:
             self._opened = Registry(self._path, self._now)
         return self._opened
@@ -119,7 +117,7 @@ class Providers:
     def _asking(self) -> ProviderClient:
         if self._client is None:
             if self._http is None:
-                self._http = self._own_http = _http_client()
+                self._http = self._own_http = _http_client(self._dns)
             self._client = ProviderClient(self._http)
         return self._client
 
@@ -134,7 +132,7 @@ class Providers:
 
     def accounts(self) -> list[Registration]:
         """All that can be used (EX1), by agent and provider."""
-        if self._given is None and self._opened is None and not self._path.exists():
+        if self._opened is None and not self._path.exists():
             return []
         found = [Registration.from_value(e.value) for e in self._registry().find(ACCOUNT)]
         return [account for account in found if self._agent(account) is not None]
@@ -200,7 +198,7 @@ class Providers:
         """Fetch for one account, until it is gone."""
         state, failures, pause = self._states[identifier], 0, SOON
         while True:
-            state.news = trio.Event()
+            hurried, state.news = state.news.is_set(), trio.Event()
             account = next((a for a in self.accounts() if a.id == identifier), None)
             agent = self._agent(account) if account else None
             if account is None or agent is None:
@@ -217,7 +215,7 @@ class Providers:
                 )
             else:
                 state.last_error, failures = "", 0
-                pause = SOON if came else min(LATER, pause * 2)
+                pause = SOON if came or hurried else min(LATER, pause * 2)
                 state.fetched += came
             state.looked_at = self._now()
             with trio.move_on_after(pause * self._rng.uniform(1 - JITTER, 1 + JITTER)):
@@ -344,6 +342,7 @@ class Providers:
             raise
         if said.get("status") == "failed":
             raise Refused(f"{account.provider} says: {raw_json.write(said.get('error'))[:200]}")
+        self._look_again(account)  # an answer may come soon
         return Delivery("delivered" if said.get("status") == "delivered" else "relayed")
 
     def _came(self, agent: Agent, native: bytes) -> Mapping[str, Any] | None:
@@ -366,7 +365,7 @@ def _id_of(item: Mapping[str, Value]) -> str:
     return str(item.get("id") or inside or "")[:200]
 
 
-def _http_client() -> "HttpClient":
+def _http_client(dns: str) -> "HttpClient":
     try:
         from ampd.edge.http.client import HttpClient
         from ampd.edge.http.dns import Dns
@@ -374,4 +373,4 @@ def _http_client() -> "HttpClient":
         raise Unavailable(
             "the libraries for HTTP are not installed", hint="pip install 'ampd-node[gateway]'"
         ) from None
-    return HttpClient(Dns())
+    return HttpClient(Dns(dns))

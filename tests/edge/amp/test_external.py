@@ -534,6 +534,26 @@ async def test_ex6_a_new_key_is_tried_at_once(autojump_clock, away, nursery):
     assert trio.current_time() - before < 1
 
 
+async def test_ex6_when_something_was_sent_an_answer_may_come_soon(autojump_clock, away, nursery):
+    await looks(away, lambda method, path: (200, {"messages": []}), 8, nursery)
+    times, enough = [], trio.Event()
+
+    def script(method, path):
+        if method == "GET":
+            times.append(trio.current_time())
+            if len(times) > 2:
+                enough.set()
+        return 200, {"messages": [], "status": "queued"}
+
+    away.http.script = script
+    before = trio.current_time()
+    await away.providers.carry("provider", parcel_of(away, away.node.agents.named("alice")))
+    await enough.wait()
+    assert times[0] - before < 1
+    assert times[1] - times[0] == pytest.approx(5, rel=0.11)
+    assert times[2] - times[1] == pytest.approx(10, rel=0.11)
+
+
 async def test_ex6_an_account_that_is_gone_is_asked_for_no_more(autojump_clock, away, nursery):
     await looks(away, lambda method, path: (200, {"messages": []}), 2, nursery)
     await away.providers.remove(away.node.agents.named("alice"), "aimaestro.local")
