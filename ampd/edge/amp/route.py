@@ -134,7 +134,12 @@ class Sending:
         """An account that the address fits, else the agent of a mesh host, else any agent here."""
         agent = self._mail.here(place)
         has_account = agent is not None and self._accounts.of(agent.name) is not None
-        if not has_account and "@" in to and self._transport.mesh_host(to.lower()):
+        if (
+            not has_account
+            and "@" in to
+            and "." not in place.name
+            and self._transport.mesh_host(to.lower())
+        ):
             return Whom(str(Address.parse(to)), None)
         if agent is not None:
             return Whom(str(agent.address), agent)
