@@ -52,7 +52,7 @@ async def pushed(tmp_path, target, clock, **more):
 
 async def until(look):
     """What `look` finds, once it finds something; the clock jumps meanwhile."""
-    for seconds in range(1000):
+    for seconds in range(2000):
         if found := await look():
             return found
         await trio.sleep(seconds)
