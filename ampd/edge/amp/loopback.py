@@ -25,7 +25,7 @@ _LISTENING: Final = "0A"
 
 def is_own_user(request: Request) -> bool:
     """LB1."""
-    port = getattr(request, "peer_port", 0)
+    port = request.peer_port
     if not port or any(name in request.headers for name in _PROXIES):
         return False
     host = urlsplit(request.base).hostname or ""

@@ -109,5 +109,7 @@ def fault_of(exc: AmpdError) -> Fault:
     text = in_one_line(str(exc), exc.hint)
     if isinstance(exc, Unavailable):
         return Fault("unavailable", 503, text, headers={"Retry-After": "5"})
+    if not isinstance(exc, Refused):
+        return Fault("internal_error", 500, text)
     status, error = _ANSWERS.get(exc.code, (403, "forbidden"))
     return Fault(error, status, text, headers=getattr(exc, "headers", None))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ampd.model.errors import Invalid, Refused, StorageError
+from ampd.model.errors import AmpdError, Invalid, Refused, StorageError
 from ampd.protocol import raw_json
 from ampd.protocol.amp.envelope import check_times, read_envelope, read_post
 from ampd.protocol.amp.faults import Fault, fault_of
@@ -149,3 +149,4 @@ def test_every_error_of_ours_has_a_status_and_a_code():
     assert fault_of(Refused("x", code="recipient_unknown")).status == 404
     assert fault_of(StorageError("x")).status == 503
     assert fault_of(Refused("x", code="whatever")).status == 403
+    assert fault_of(AmpdError("x")).document()["error"] == "internal_error"
