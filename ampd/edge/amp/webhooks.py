@@ -186,8 +186,8 @@ class Webhooks:
                 self._gave_up(agent, summary)
                 raise
             else:
-                await self._took(agent, summary, "webhook")
                 await self._rooms.marks.set(agent, [summary.id], State.ACKED)
+                await self._took(agent, summary, "webhook")
                 return
 
     def _waits(self, agent: Agent, summary: Summary) -> bool:
