@@ -67,7 +67,7 @@ async def test_lb1_the_kernel_says_whose_a_connection_over_loopback_is():
             for changes in (
                 {"peer": "10.0.0.9"}, {"base": "http://mail.example"}, {"peer_port": 0},
                 {"headers": {"x-forwarded-for": "203.0.113.9"}},
-                {"headers": {"via": "1.1 proxy"}}, {"peer_port": server.getsockname()[1]},
+                {"headers": {"via": "1.1 proxy"}},
             ):  # fmt: skip
                 assert not loopback.is_own_user(dataclasses.replace(ours, **changes)), changes
         assert not loopback.is_own_user(_request(host, 1))
