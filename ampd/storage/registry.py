@@ -9,6 +9,8 @@
        agents of this node, in clear, because they have to be used.
   GR5  A file that is damaged, or was written by a newer version, is never used and never replaced:
        StorageError says so, and what can be done.
+  GR6  What `get` read is remembered in memory until the next change of anything: a request asks
+       for the same few accounts and keys as the one before it.
 
 An entry is a JSON object under a kind ("amp.account") and a key; `owner` is the name of the agent
 here that it belongs to, or "". Times are milliseconds since 1970. The schema, version 1:
@@ -27,7 +29,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
@@ -40,6 +42,7 @@ Value = dict[str, Any]  # what JSON can say
 MAX_VALUE: Final = 1 << 20  # bytes of JSON: a schema or a workflow, not a file
 _VERSION: Final = 1
 _WAIT: Final = 10.0  # seconds for another process's transaction (a person with sqlite3)
+_REMEMBERED: Final = 4096  # values, of at most as many characters each: 16 MiB at the worst
 _SWEEP: Final = 1000  # entries swept in one transaction: others wait for it
 _LAST: Final = "\U0010ffff"  # behind every character that a key may have after a prefix
 _SCHEMA: Final = (
@@ -63,6 +66,20 @@ class Entry:
     expires: int | None
 
 
+class Row(NamedTuple):
+    """A value as it is kept; "" if there is none."""
+
+    text: str
+    expires: int | None
+
+    def is_there(self, now: int) -> bool:
+        """GR3."""
+        return bool(self.text) and (self.expires is None or self.expires > now)
+
+
+_NOTHING: Final = Row("", None)
+
+
 class Batch:
     """What a work of `change` may do; also how everything is read."""
 
@@ -74,11 +91,15 @@ class Batch:
         """The value, or None (GR3)."""
         if not _can_be_kept(kind, key):
             return None
+        found = self.row(kind, key)
+        return _value(found.text) if found.is_there(self.now) else None
+
+    def row(self, kind: str, key: str) -> "Row":
+        """The entry as it stands there, expired or not."""
         row = self._db.execute(
-            "SELECT value FROM entries WHERE kind=? AND key=? AND (expires IS NULL OR expires>?)",
-            (kind, key, self.now),
+            "SELECT value, expires FROM entries WHERE kind=? AND key=?", (kind, key)
         ).fetchone()
-        return None if row is None else _value(row[0])
+        return Row(*row) if row else _NOTHING
 
     def find(
         self, kind: str, *, owner: str | None = None, prefix: str = "", after: str = "",
@@ -156,6 +177,7 @@ class Registry:
         self._path = path
         self._now = now
         self._one = trio.CapacityLimiter(1)
+        self._remembered: dict[tuple[str, str], Row] = {}  # GR6
         try:
             _make(path)
             self._writing = _connect(path)
@@ -170,7 +192,16 @@ class Registry:
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value under this key, or None."""
-        return self._read(lambda batch: batch.get(kind, key))
+        found = self._remembered.get((kind, key))
+        if found is None:
+            if not _can_be_kept(kind, key):
+                return None
+            found = self._read(lambda batch: batch.row(kind, key))
+            if len(found.text) <= _REMEMBERED:
+                if len(self._remembered) >= _REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[kind, key] = found
+        return _value(found.text) if found.is_there(self._now()) else None
 
     def find(
         self, kind: str, *, owner: str | None = None, prefix: str = "", after: str = "",
@@ -221,7 +252,10 @@ class Registry:
         StorageError: nothing of it was kept.
         """
         now = self._now()
-        return await trio.to_thread.run_sync(self._commit, work, now, limiter=self._one)
+        try:
+            return await trio.to_thread.run_sync(self._commit, work, now, limiter=self._one)
+        finally:
+            self._remembered.clear()
 
     def _commit(self, work: Callable[[Batch], T], now: int) -> T:
         db = self._writing

@@ -248,3 +248,36 @@ def test_any_text_is_a_value_and_keys_come_in_the_order_of_their_characters(text
         wanted = sorted(each for each in kept if each.startswith(key))
         assert keys(batch.find("k", prefix=key)) == wanted
     db.close()
+
+
+async def test_gr6_what_was_read_is_forgotten_when_anything_changes(registry, clock):
+    assert registry.get("k", "a") is None
+    await registry.put("k", "a", {"n": 1})
+    assert registry.get("k", "a") == {"n": 1} == registry.get("k", "a")
+    await registry.put("k", "a", {"n": 2}, expires=clock() + 10)
+    assert registry.get("k", "a") == {"n": 2}
+    await registry.change(lambda batch: batch.delete("k", "a"))
+    assert registry.get("k", "a") is None
+
+
+async def test_gr6_what_is_remembered_expires_as_everything_does(registry, clock):
+    await registry.put("k", "a", {"n": 1}, expires=clock() + 10)
+    assert registry.get("k", "a") == {"n": 1}
+    clock.time += 10
+    assert registry.get("k", "a") is None
+
+
+async def test_gr6_what_a_reader_does_with_a_value_stays_with_it(registry):
+    await registry.put("k", "a", {"n": [1]})
+    registry.get("k", "a")["n"].append(2)
+    assert registry.get("k", "a") == {"n": [1]}
+
+
+async def test_gr6_memory_is_bounded(registry, monkeypatch):
+    monkeypatch.setattr("ampd.storage.registry._REMEMBERED", 100)
+    await registry.put("k", "large", {"n": "x" * 200})
+    for number in range(1000):
+        registry.get("k", f"{number}")
+        registry.get("k", "large")
+    assert len(registry._remembered) <= 100
+    assert ("k", "large") not in registry._remembered
