@@ -12,6 +12,7 @@ federation and the mesh (transport.py).
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import trio
 
@@ -21,6 +22,7 @@ from ampd.edge.amp.agents import AgentsApi
 from ampd.edge.amp.credentials import Credentials
 from ampd.edge.amp.info import Info
 from ampd.edge.amp.mail import Mail
+from ampd.edge.amp.mirror import Mirror
 from ampd.edge.amp.owners import Owners
 from ampd.edge.amp.pending import Pending
 from ampd.edge.amp.provider import Provider
@@ -71,6 +73,7 @@ class AmpService:
         self.mail.send = self.sending.send
         self._shared = shared
         self._pending = Pending(shared, self.accounts, self.rendering, queue)
+        self._mirror = Mirror(self.accounts, self.rendering, queue, Path.home())
         self._agents = AgentsApi(
             shared, self.names, self.accounts, self.owners, self.mail, self.transport
         )
@@ -198,7 +201,10 @@ class AmpService:
         self._info.clock = trio.current_time
         self._info.started = trio.current_time()
         await self.registration.finish()
-        await self.transport.run()
+        async with trio.open_nursery() as nursery:
+            if self._shared.values.mirror:
+                nursery.start_soon(self._mirror.run)
+            await self.transport.run()
 
     async def find(self, address: Address) -> bool:
         """Whether an address elsewhere can be reached by AMP."""
