@@ -16,6 +16,8 @@ from ampd.model.message import Delivery, Envelope, Message
 class Run:
     """Envelopes that came together, and who waits for what becomes of each, by its place.
 
+    There may be more of them until `begin` was asked for the first time.
+
     `answer` is told once for each what `Door.deliver` returns or raises. `begin` is asked when one
     would be begun: False if it was answered meanwhile, for one before it could not be kept.
     """

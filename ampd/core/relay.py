@@ -63,10 +63,15 @@ class Counters:
 
 @dataclass(slots=True)
 class _Collector:
-    """One node that collects: a task for each of its mailboxes."""
+    """One node that collects: a task for each of its mailboxes.
+
+    `turn` is held while a batch is offered, so that what goes out together is of one mailbox: the
+    collector keeps it by one work, and answers its senders by one letter.
+    """
 
     pushing: dict[bytes, trio.CancelScope] = field(default_factory=dict)
     asked: int = 0  # how often it said what it collects
+    turn: trio.Lock = field(default_factory=trio.Lock)
 
     def stop(self) -> None:
         for scope in self.pushing.values():
@@ -226,7 +231,7 @@ class RelayDoor:
         for mailbox in mailboxes - set(collector.pushing):
             scope = collector.pushing[mailbox] = trio.CancelScope()
             if self._nursery is not None:
-                self._nursery.start_soon(self._push, node, mailbox, scope)
+                self._nursery.start_soon(self._push, node, mailbox, scope, collector.turn)
 
     async def left(self, node: bytes) -> None:
         """The session with this node ended."""
@@ -264,13 +269,15 @@ class RelayDoor:
 
     # --- pushing --------------------------------------------------------------------------
 
-    async def _push(self, node: bytes, mailbox: bytes, scope: trio.CancelScope) -> None:
+    async def _push(
+        self, node: bytes, mailbox: bytes, scope: trio.CancelScope, turn: trio.Lock
+    ) -> None:
         """E4, for one mailbox, as long as its collector is there."""
         pause = FIRST_PAUSE
         with scope:
             while True:
                 changed = self._store.changed(mailbox)
-                left, progress = await self._push_some(node, mailbox, changed)
+                left, progress = await self._push_some(node, mailbox, changed, turn)
                 if progress:
                     pause = FIRST_PAUSE
                 if left:
@@ -278,12 +285,12 @@ class RelayDoor:
                     pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _push_some(
-        self, node: bytes, mailbox: bytes, changed: trio.Event
+        self, node: bytes, mailbox: bytes, changed: trio.Event, turn: trio.Lock
     ) -> tuple[bool, bool]:
         """Push what lies first, or wait for some; whether any was left for later, or went."""
         try:
             held = await self._store.after(mailbox, None, AT_ONCE)
-            taken = await self._offer(node, held)
+            taken = await self._offer(node, held, turn)
             if taken:
                 await self._store.remove(mailbox, [each.token for each in taken])
                 self.counters.pushed += len(taken)
@@ -296,11 +303,11 @@ class RelayDoor:
             await changed.wait()
         return left, progress
 
-    async def _offer(self, node: bytes, held: Sequence[Held]) -> list[Held]:
+    async def _offer(self, node: bytes, held: Sequence[Held], turn: trio.Lock) -> list[Held]:
         """Those that the collector has taken, or refused for good."""
         taken: list[Held] = []
         failed: list[Held] = []
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, turn:
             for each in held:
                 if failed:
                     break

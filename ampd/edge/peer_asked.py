@@ -1,7 +1,7 @@
 """What the other side of a session asks of this node: handed to the door, and answered.
 
-  PA1 Delivers that were read together are one run for the door, in their order, so that one work
-      of the store keeps them; each is answered by itself.
+  PA1 Delivers that come while the door is busy with others are one run for it, in their order, so
+      that one work of the store keeps them; each is answered by itself.
   PA2 What is held back (rule S10 of protocol/session.py) is refused without asking the door.
 
 Not here: when it may be said (protocol/session.py), the bytes (peer_connection.py), what is taken
@@ -10,18 +10,31 @@ Not here: when it may be said (protocol/session.py), the bytes (peer_connection.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ampd.core.ports import Door, Run
 from ampd.edge.peer_words import batches, refusal
 from ampd.model.errors import Refused, Unavailable
-from ampd.model.message import Delivery
+from ampd.model.message import Delivery, Envelope
 from ampd.protocol.events import Accept, Cards, Collect, Deliver, Event, Join, Refuse
-from ampd.protocol.session import Held
+from ampd.protocol.session import WINDOW, Held
 
 MAX_ANSWER: Final = 256  # cards in answer to one question; the largest are 4 MiB
 
 log = logging.getLogger("ampd.peer")
+
+
+class _Envelopes(Sequence[Envelope]):
+    """Those of a run, also while it grows."""
+
+    def __init__(self, words: Sequence[Deliver]) -> None:
+        self._words = words
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._words[place].envelope
 
 
 class Asked:
@@ -35,6 +48,7 @@ class Asked:
         self._node = node
         self._say = say
         self._done = done
+        self._filling: list[Deliver] = []  # the run that waits for its turn
 
     def refuse_held(self, event: Deliver) -> bool:
         """PA2: whether it was."""
@@ -43,26 +57,38 @@ class Asked:
             self._say(Refuse(event.number, "unavailable", "one before it could not be kept"))
         return held
 
-    async def deliver(self, words: Sequence[Deliver]) -> None:
-        """Hand a run to the door (PA1)."""
-        unanswered = dict.fromkeys(range(len(words)))
+    def take(self, words: Sequence[Deliver]) -> list[Deliver]:
+        """Words for the door: they go with a run that waits for its turn there, if there is one;
+        else they are a run, which is returned, to be handed to `deliver`."""
+        if self._filling and len(self._filling) + len(words) <= WINDOW:
+            self._filling += words
+            return []
+        self._filling = list(words)
+        return self._filling
+
+    async def deliver(self, words: list[Deliver]) -> None:
+        """Hand a run to the door (PA1). It grows until the door begins with it."""
+        answered: set[int] = set()
+        envelopes = _Envelopes(words)
 
         def begin(place: int) -> bool:
+            if words is self._filling:
+                self._filling = []
             held = self.refuse_held(words[place])
             if held:
-                del unanswered[place]
+                answered.add(place)
             return not held
 
         def answer(place: int, outcome: Delivery | Refused | Unavailable) -> None:
-            del unanswered[place]
+            answered.add(place)
             self._answer(words[place], outcome)
 
-        run = Run([each.envelope for each in words], answer, begin)
         try:
-            await self._door.deliver_run(run, self._node)
+            await self._door.deliver_run(Run(envelopes, answer, begin), self._node)
         except (Refused, Unavailable) as exc:
-            for place in list(unanswered):
-                answer(place, exc)
+            for place in range(len(words)):
+                if place not in answered:
+                    answer(place, exc)
         self._done()
 
     def _answer(self, event: Deliver, outcome: Delivery | Refused | Unavailable) -> None:

@@ -247,8 +247,8 @@ class PeerConnection:
 
     async def _take_up(self, run: list[Deliver]) -> None:
         """What was read together is handed to the door together (peer_asked.py, PA1)."""
-        if run and self._nursery is not None:
-            self._nursery.start_soon(self._asked.deliver, run)
+        if run and self._nursery is not None and (words := self._asked.take(run)):
+            self._nursery.start_soon(self._asked.deliver, words)
             # Trio runs what became ready together in any order. One round for each keeps the calls
             # of the door in the order of the numbers.
             await trio.lowlevel.checkpoint()

@@ -128,14 +128,11 @@ class Applier(Rows):
         return counted if record.missing < 0 else record.missing
 
     def _received(self, pair: tuple[bytes, bytes, bytes], order: int, record: Kept) -> int:
-        row = self._db.execute(
-            "SELECT last FROM pairs_in WHERE recipient=? AND sender=? AND epoch=?", pair
-        ).fetchone()
-        last = row[0] if row else 0
+        last = self.last_received(pair)
         if order <= last:
             self._fill_gap(pair, order)
             return 0
-        self._db.execute("INSERT OR REPLACE INTO pairs_in VALUES(?,?,?,?)", (*pair, order))
+        self.received(pair, order)
         missing = order - last - 1 if record.missing < 0 else min(record.missing, order - 1)
         if missing:
             self._db.execute(

@@ -21,6 +21,7 @@ _DELIVERY: Final = (
     " VALUES(?,?,?,?,?,?,?,?)"
 )
 _ORDER: Final = "INSERT OR REPLACE INTO pairs_out VALUES(?,?,?,?)"
+_RECEIVED: Final = "INSERT OR REPLACE INTO pairs_in VALUES(?,?,?,?)"
 _SENT: Final = "UPDATE holders SET sent=sent+? WHERE id=?"
 _CAME: Final = tuple(
     f"UPDATE holders SET last=max(last,?), {column}={column}+? WHERE id=?"  # noqa: S608
@@ -35,6 +36,7 @@ class Pending:
         self._db = db
         self.messages: list[tuple[Any, ...]] = []
         self.deliveries: list[tuple[Any, ...]] = []
+        self.received: dict[tuple[bytes, bytes, bytes], int] = {}  # by recipient, sender, epoch
         self._boxes: list[tuple[Any, ...]] = []
         self._orders: dict[tuple[bytes, bytes], tuple[bytes, int]] = {}
         self._sent: dict[int, int] = {}
@@ -63,6 +65,8 @@ class Pending:
         run(_MESSAGE, self.messages)
         if self._boxes:
             self._flush_boxes()
+        if self.received:
+            run(_RECEIVED, [(*pair, last) for pair, last in self.received.items()])
         if self.deliveries:
             run(_DELIVERY, self.deliveries)
             run(_ORDER, [(*pair, *last) for pair, last in self._orders.items()])
@@ -81,6 +85,7 @@ class Pending:
         """Nothing waits any more."""
         self.messages.clear()
         self.deliveries.clear()
+        self.received.clear()
         self._boxes.clear()
         self._orders.clear()
         self._sent.clear()

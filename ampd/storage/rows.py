@@ -3,8 +3,8 @@
 `holders` has a row for every key that a record names, `senders` one for every address; both are
 made when they are missing. What is killed goes into `garbage` with the number of its killer.
 
-  H1  What a send must know (a mailbox's last number, a pair's last order number, the epoch) is read
-      once and remembered until a rollback, or until a record changes it in another way.
+  H1  What every message asks (a mailbox's last number, a pair's last order number, the epoch) is
+      read once and remembered until a rollback, or until a record changes it in another way.
 
 Not here: which record does what (applying.py).
 """
@@ -38,6 +38,7 @@ class Rows:
         self._holders: dict[bytes, Holder] = {}
         self._senders: dict[str, int] = {}
         self._orders: dict[tuple[bytes, bytes], tuple[bytes, int]] = {}
+        self._came: dict[tuple[bytes, bytes, bytes], int] = {}
         self._store_epoch: bytes | None = None
 
     def forget_cache(self) -> None:
@@ -49,6 +50,7 @@ class Rows:
     def _forget_counts(self) -> None:
         self._holders.clear()
         self._orders.clear()
+        self._came.clear()
         self._store_epoch = None
 
     def flush(self) -> None:
@@ -111,6 +113,24 @@ class Rows:
         if len(self._orders) >= _CACHED:
             self._orders.clear()
         self._orders[sender, recipient] = epoch, order
+
+    def last_received(self, pair: tuple[bytes, bytes, bytes]) -> int:
+        """The last order number that came of a recipient, a sender and an epoch; 0 if none did."""
+        found = self._came.get(pair)
+        if found is None:
+            self.flush()
+            row = self._db.execute(
+                "SELECT last FROM pairs_in WHERE recipient=? AND sender=? AND epoch=?", pair
+            ).fetchone()
+            if len(self._came) >= _CACHED:
+                self._came.clear()
+            found = self._came[pair] = row[0] if row else 0
+        return found
+
+    def received(self, pair: tuple[bytes, bytes, bytes], order: int) -> None:
+        """This one came, behind the last."""
+        self._came[pair] = order
+        self._pending.received[pair] = order
 
     # --- rows --------------------------------------------------------------------------------
 
