@@ -13,6 +13,7 @@ import sys
 
 import bench_between
 import bench_cli
+import bench_gateway
 import bench_idle
 import bench_mailbox
 import bench_relay
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "mailbox": bench_mailbox.run,
     "idle": bench_idle.run,
     "relay": bench_relay.run,
+    "gateway": bench_gateway.run,
     "cli": bench_cli.run,
 }
 
