@@ -159,6 +159,10 @@ class Agents:
             address.name in self._agents or address.name in RESERVED
         )
 
+    def is_taken(self, name: str) -> bool:
+        """Whether a name is an agent's, also of one that was removed and can come back (A1)."""
+        return name in RESERVED or name in self._agents or self._path(name).exists()
+
     def of_mailbox(self, mailbox: bytes) -> Agent | None:
         """The local agent that a mailbox id belongs to."""
         return self._by_mailbox.get(mailbox)

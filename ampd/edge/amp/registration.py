@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import trio
 
-from ampd.core.agents import RESERVED, Agent, Profile
+from ampd.core.agents import Agent, Profile
 from ampd.crypto.foreign_keys import ForeignKey
 from ampd.edge.amp.accounts import USER_PREFIX, Account, Accounts
 from ampd.edge.amp.delivery import read_delivery
@@ -36,7 +36,7 @@ from ampd.edge.gateway_values import GatewayValues
 from ampd.edge.http.words import Request
 from ampd.edge.methods import Rooms
 from ampd.model.address import check_name
-from ampd.model.errors import Invalid
+from ampd.model.errors import Invalid, Refused
 from ampd.protocol.amp.address import AmpAddress, Names
 from ampd.protocol.amp.envelope import EARLY_BY, STALE_AFTER
 from ampd.protocol.amp.faults import Fault, invalid, missing
@@ -175,10 +175,7 @@ class Registration:
 
     def _check_free(self, request: Request, asked: Asked, owner: str) -> None:
         """RG1, RG3."""
-        taken = asked.name in RESERVED or any(
-            agent.name == asked.name for agent in self._rooms.agents
-        )
-        if taken:
+        if self._is_taken(asked.name):
             raise self._taken(
                 asked, "name_taken", f"Agent name {asked.name!r} is already registered here"
             )
@@ -190,6 +187,16 @@ class Registration:
             raise self._taken(
                 asked, "name_taken", f"Agent name {asked.name!r} was left within the last 30 days"
             )
+
+    def _is_taken(self, name: str) -> bool:
+        """By an agent of this node, also a removed one whose mail is kept; or by one of another
+        node in the same domain."""
+        if self._rooms.agents.is_taken(name):
+            return True
+        try:
+            return bool(self._rooms.contacts.listed(f"{name}@{self._names.node}"))
+        except Refused:
+            return False
 
     def _has_its_key(self, token: str, name: str) -> bool:
         try:
@@ -218,12 +225,13 @@ class Registration:
     def _suggestions(self, name: str) -> list[str]:
         """Three names that are free."""
         base = name[:40].rstrip("-_")
-        taken = {agent.name for agent in self._rooms.agents}
         tries = [f"{base}-{'-'.join(map(secrets.choice, _TWO_WORDS))}" for _ in range(20)]
+        most = len(self._rooms.agents) + 3
         numbered = next(
-            f"{base}-{n}" for n in range(2, len(taken) + 3) if f"{base}-{n}" not in taken
+            (f"{base}-{n}" for n in range(2, most) if not self._is_taken(f"{base}-{n}")),
+            f"{base}-{secrets.token_hex(4)}",
         )
-        free = [each for each in dict.fromkeys(tries) if each not in taken]
+        free = [each for each in dict.fromkeys(tries) if not self._is_taken(each)]
         return [*free[:2], numbered]
 
     # --- making it ------------------------------------------------------------------------

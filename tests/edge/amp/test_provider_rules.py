@@ -130,6 +130,25 @@ async def test_rg1_who_asks_for_a_name_that_is_taken_changes_nothing_of_its_hold
     assert await status(alice) == 200
 
 
+async def test_rg1_the_mail_of_a_removed_agent_waits_for_nobody_who_registers(here):
+    alice = await here.client("alice")
+    await here.node.agent("carol")
+    await alice.send("carol", "secret")
+    await here.rooms.agents.remove("carol", purge=False)
+    assert (await AmpClient(here, "carol").register()).status == 409
+    await here.rooms.agents.remove("carol", purge=True)
+    carol = await here.client("carol")
+    assert (await carol.pending())["messages"] == []
+
+
+async def test_rg1_an_agent_of_another_node_in_the_same_domain_has_its_name(here):
+    from ampd.storage.records import Contact
+
+    contact = Contact("dave@here.local", b"k" * 32, "seen", False, here.clock(), "mdns")
+    await here.node.store.write(lambda tx: tx.append(contact))
+    assert (await AmpClient(here, "dave").register()).status == 409
+
+
 async def test_rg2_an_owners_user_key_opens_its_own_agents_and_no_other(here):
     admin(here, "mine", "yours")
     mine, yours = [
