@@ -9,6 +9,7 @@ import random
 import stat
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import fakes
@@ -19,14 +20,17 @@ from edge.gateway_harness import gateway, only_amp
 from ampd.core.abroad import Abroad
 from ampd.core.foreign import Foreign
 from ampd.core.letters import Letters
+from ampd.core.ports import Parcel
 from ampd.crypto.foreign_keys import ForeignSigner
 from ampd.edge.amp.external import Providers
 from ampd.edge.amp.provider_client import places
-from ampd.edge.amp.provider_words import Registration, registered
+from ampd.edge.amp.provider_words import Registration, outgoing, registered
 from ampd.edge.http.client import Reply
 from ampd.model.address import Address
 from ampd.model.errors import Invalid, Refused, Unavailable
-from ampd.protocol.amp.signing import sign
+from ampd.protocol.amp.ids import native_id
+from ampd.protocol.amp.signing import sign, verify
+from ampd.protocol.raw_json import parse, write
 
 URL = "http://provider.test"
 ALICE, BOB = "alice@acme.aimaestro.local", "bob@acme.aimaestro.local"
@@ -380,8 +384,6 @@ async def send(home, agent, to, text="hello", **options):
 
 
 def parcel_of(home, sender, to=BOB):
-    from ampd.core.ports import Parcel
-
     message = fakes.message(sender, replace(sender, address=Address.parse(to)))
     return Parcel(sender, Address.parse(to), message, b"", 0)
 
@@ -671,6 +673,49 @@ def test_pw1_a_provider_is_known_by_the_addresses_it_gives(address, name, provid
 def test_pw1_what_claims_too_much_or_says_too_little_is_refused(said):
     with pytest.raises(Refused):
         account(said)
+
+
+def written(message, before=None):
+    """What goes out for a message of alice's."""
+    sender = SimpleNamespace(address=Address.parse("alice@laptop.local"))
+    about = {"address": ALICE, "api_key": "12345678"}
+    parcel = Parcel(sender, Address.parse(BOB), message, b"", 0)
+    body = outgoing(parcel, account(about), CARL, lambda native: before)
+    return parse(body)
+
+
+def native(**changes):
+    nobody = SimpleNamespace(address=Address.parse(BOB), key=b"k" * 32)
+    return fakes.message(nobody, nobody, **changes)
+
+
+def test_pw2_a_message_is_a_full_envelope_that_the_agents_key_signed():
+    said = written(native(subject="", type="message", priority="high"))
+    envelope, payload = said["envelope"], said["payload"]
+    assert (envelope["from"], envelope["to"], envelope["priority"]) == (ALICE, BOB, "high")
+    assert (envelope["version"], envelope["subject"]) == ("amp/0.1", "(no subject)")
+    assert payload == {"type": "notification", "message": "hello", "context": None}
+    assert verify(envelope, payload, lambda s, data: CARL.public.verify(s, data, "Ed25519"))
+    assert native_id(envelope["id"]) == native_id(envelope["thread_id"])
+
+
+def test_pw2_a_payload_of_amp_goes_as_it_came_and_other_data_beside_the_text():
+    own = '{"type":"task","message":"hello","n":1.50,"context":null}'
+    assert write(written(native(type="task", payload=own))["payload"]) == own
+    data = written(native(type="task", payload='{"n":1.50}', context='{"c":2}'))["payload"]
+    assert write(data["context"]) == '{"payload":{"n":1.50},"context":{"c":2}}'
+    alone = written(native(type="task", body="", payload='{"n":1.50}'))["payload"]
+    assert alone["message"] == '{"n":1.50}' and alone["context"] is None
+
+
+def test_pw3_an_answer_names_what_it_answers_as_its_sender_did():
+    question = native()
+    reply = native(in_reply_to=question.id, thread=question.id)
+    before = {"id": "msg_1_abc", "thread_id": "msg_1_first"}
+    envelope = written(reply, before)["envelope"]
+    assert (envelope["in_reply_to"], envelope["thread_id"]) == ("msg_1_abc", "msg_1_first")
+    envelope = written(reply)["envelope"]  # the agent has it no more
+    assert native_id(envelope["in_reply_to"]) == question.id == native_id(envelope["thread_id"])
 
 
 @pytest.mark.parametrize(
