@@ -334,6 +334,17 @@ async def test_k18_a_local_domain_of_two_labels_reaches_a_tenant_here(here, alic
     assert (await alice.route(alice.message("nobody@team.local"))).status == 404
 
 
+async def test_row_081_local_addresses_may_name_the_organisation_or_the_host(here):
+    alice = await here.client("alice", "acme")
+    bob = await here.client("bob", "acme")
+    for to in ("bob@acme.aimaestro.local", "bob@here.aimaestro.local",
+               "bob@here.acme.aimaestro.local", "bob@here.local"):  # fmt: skip
+        assert (await alice.route(alice.message(to))).status == 200, to
+    assert len((await bob.pending())["messages"]) == 4
+    for to in ("bob@elsewhere.aimaestro.local", "bob@elsewhere.acme.aimaestro.local"):
+        assert (await alice.route(alice.message(to))).status == 404, to
+
+
 async def test_k19_a_body_over_64_kib_is_never_handed_out(here, bob):
     carol = await native(here)
     await here.rooms.submission.send(carol, Draft(to=("bob",), subject="big", text="x" * 65_537))
