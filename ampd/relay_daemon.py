@@ -75,6 +75,13 @@ class RelaySettings:
     members: Path | None
     everybody: bool
     metrics: tuple[str, int] | None
+    store_key: Path | None = None  # what cards are sealed to in the store, instead of our own key
+
+    def directory_key(self, own: SigningKey) -> SigningKey | None:
+        """What the store's cards are sealed to (relay_directory.py); None: they lie in clear."""
+        if self.store_key is not None:
+            return node_key(self.store_key)
+        return own if self.store.startswith("sqlite:") else None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,6 +101,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--store", metavar="STORE", default="",
         help="sqlite:PATH (default: in the data folder) or nats://HOST:PORT,HOST:PORT",
+    )  # fmt: skip
+    made.add_argument(
+        "--store-key", metavar="FILE",
+        help="seal the directory in the store to the key in FILE, the same at every relay of a"
+        " cluster; made if it is not there",
     )  # fmt: skip
     made.add_argument(
         "--members", metavar="FILE",
@@ -163,6 +175,7 @@ def _settings(flags: argparse.Namespace) -> RelaySettings:
         Path(flags.members) if flags.members else None,
         flags.open,
         metrics,
+        Path(flags.store_key) if flags.store_key else None,
     )
 
 
@@ -262,10 +275,13 @@ class Relay:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT."""
         settings = self._settings
+        directory_key = settings.directory_key(self._key)
+        if directory_key is None:
+            log.warning("the directory lies in clear in the store", extra={"hint": "--store-key"})
         async with open_store(settings.store, wall_clock) as store:
             door = RelayDoor(
                 store,
-                CardBook(store, self._key if settings.store.startswith("sqlite:") else None),
+                CardBook(store, directory_key),
                 wall_clock,
                 random.Random(),  # noqa: S311
                 Allowance(settings.everybody, read_members(settings.members)),

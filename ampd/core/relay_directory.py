@@ -8,8 +8,11 @@ learns how many agents there are, and no address.
   N1  No address, and no word of a card, is handed to the store but sealed or hashed.
   N2  What was sealed to another key, or altered, is passed over.
 
-Relays that share one cluster have keys of their own and must read each other's cards: for them
-`key` is None, and cards are stored as they are; the cluster can encrypt its files itself.
+Relays that share one cluster have keys of their own and must read each other's cards: they are
+given one more key, the same at each and unknown to the cluster (`--store-key`). Without it `key`
+is None, and cards are stored as they are.
+
+  N3  Relays with one such key find each other's cards, by address, by domain and all of them.
 
 Not here: which cards are kept (relay.py, E5).
 """

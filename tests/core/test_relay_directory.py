@@ -6,7 +6,9 @@ import pytest
 import trio
 from fakes import DAY, START
 
+from ampd import relay_daemon
 from ampd.core.relay_directory import CardBook
+from ampd.crypto.keyfiles import node_key
 from ampd.crypto.keys import SigningKey, open1
 from ampd.model.address import Address
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
@@ -67,3 +69,35 @@ async def test_n2_what_another_key_sealed_is_passed_over(store):
 async def test_relays_of_one_cluster_read_each_others_cards(store):
     await put(CardBook(store, None), card())
     assert await CardBook(store, None).find("@b.example", 10) == [card()]
+
+
+async def test_n3_relays_of_a_cluster_with_one_key_read_each_other(store, tmp_path):
+    shared = node_key(tmp_path / "cluster.key")
+    await put(CardBook(store, shared), card(description="a secret trade"))
+    again = CardBook(store, node_key(tmp_path / "cluster.key"))
+    for pattern in ("bob@b.example", "@b.example", ""):
+        assert await again.find(pattern, 10) == [card(description="a secret trade")]
+    assert await again.of(KEY.public) == card(description="a secret trade")
+    assert await CardBook(store, RELAY).find("", 10) == []
+    files = [path for path in tmp_path.iterdir() if path.name.startswith("relay.sqlite")]
+    kept = b"".join(path.read_bytes() for path in files)
+    assert b"b.example" not in kept and b"secret" not in kept
+
+
+@pytest.mark.parametrize(
+    ("flags", "sealed_to"),
+    [
+        ([], "own"),
+        (["--store", "nats://a:4222"], None),
+        (["--store", "nats://a:4222", "--store-key", "K"], "file"),
+        (["--store-key", "K"], "file"),
+    ],
+)
+def test_n3_which_key_the_directory_is_sealed_to(tmp_path, monkeypatch, flags, sealed_to):
+    monkeypatch.chdir(tmp_path)
+    settings = relay_daemon._settings(relay_daemon.parser().parse_args(["--home", "h", *flags]))
+    found = settings.directory_key(RELAY)
+    keys = {"own": RELAY.public, None: None}
+    if sealed_to == "file":
+        keys["file"] = node_key(tmp_path / "K").public
+    assert (found and found.public) == keys[sealed_to]
