@@ -1,16 +1,19 @@
 """Messages between AMTP's form and this node's, and back.
 
 A message of AMTP is carried whole inside a native one, so that a recipient who speaks AMTP gets the
-same members back: its payload is the native payload, byte for byte as read; all other members stand
-in the native context as {"amtp": {...}}, with the addresses that the node has for them.
+same members back: its payload is the native payload, byte for byte as read; what the native message
+has no place for (schema, headers, attachments, an idempotency key or a time that the client gave,
+...) stands in the native context as {"amtp": {...}}. A plain message has none.
 
-  MA1  Such a context is believed only if its sender is the native one, who signed it, and what it
-       says is a message of AMTP; else the message is written afresh from its native parts.
+  MA1  Who sent a message, to whom, and under which id is never read from a context: that is what
+       the native signature proved. Nor is a subject that is not the beginning of the native one;
+       and a context that is no part of a message of AMTP is passed over whole.
   MA2  A message's id is its native id. Gateways that want version 7 get the same bytes with the
        digit 7 (`as_v7`); an in_reply_to of theirs is looked for under both.
   MA3  What a client reads is never refused by the reader of the Python SDK: sender, recipients and
        a time it understands are always there.
   MA4  A subject that is longer than a native one is cut there, and whole in the context.
+  MA5  What the client left out takes no room in the message: it is made again when it is shown.
 
 Not here: who may ask (accounts.py), how far a message got (views.py).
 """
@@ -37,11 +40,29 @@ from ampd.model.address import Address
 from ampd.model.errors import Invalid
 from ampd.model.message import MAX_SUBJECT, PRIORITIES, id_text
 from ampd.protocol import raw_json
-from ampd.protocol.amtp.message import Message, derived_key, ordered, read, text_of
+from ampd.protocol.amtp.message import (
+    VERSION,
+    Message,
+    derived_key,
+    ordered,
+    read,
+    text_of,
+)
 
 _MAX_TYPE: Final = 64
 _IN_CONTEXT: Final = "amtp"
+# What the native message has no place for.
+_CARRIED: Final = (
+    *("schema", "coordination", "headers", "attachments", "signature", "response_type"),
+    *("workflow_id", "idempotency_key", "timestamp", "subject"),
+)
 _VERSION_DIGIT: Final = 14  # where a UUID's text says its version
+
+
+class Made(str):
+    """A text that this gateway filled in, because the client gave none (MA5)."""
+
+    __slots__ = ()
 
 
 def as_v7(identifier: str) -> str:
@@ -131,8 +152,8 @@ class Mail:
         message_id = message.get("message_id", fresh)
         return message | {
             "message_id": message_id,
-            "idempotency_key": message.get("idempotency_key") or derived_key(message_id),
-            "timestamp": as_sent(message.get("timestamp", ""), now),
+            "idempotency_key": message.get("idempotency_key") or Made(derived_key(message_id)),
+            "timestamp": _as_given(message.get("timestamp", ""), now),
         }
 
     def draft(self, message: Mapping[str, Any], to: Sequence[str]) -> Draft:
@@ -185,11 +206,17 @@ class Mail:
     def _payload(self, message: Mapping[str, Any]) -> str | None:
         return raw_json.write(message["payload"]) if "payload" in message else None
 
-    def _context(self, message: Mapping[str, Any]) -> str:
-        """All members but the payload, with native addresses. Invalid if it cannot travel."""
-        members = {name: value for name, value in message.items() if name != "payload"}
-        members["sender"] = str(self.addresses.native(message["sender"]))
-        members["recipients"] = [str(self.addresses.native(e)) for e in message["recipients"]]
+    def _context(self, message: Mapping[str, Any]) -> str | None:
+        """What has no place of its own (MA5). Invalid if it cannot travel."""
+        members = {
+            name: message[name]
+            for name in _CARRIED
+            if name in message and not isinstance(message[name], Made)
+        }
+        if len(message.get("subject", "")) <= MAX_SUBJECT:
+            members.pop("subject", None)
+        if not members and "in_reply_to" not in message:
+            return None  # an answer keeps the mark that it came by AMTP (answers.py)
         text = raw_json.write({_IN_CONTEXT: ordered(members)})
         json_text.to_value(text)  # nested too deep for others: better refused here than there
         return text
@@ -246,17 +273,28 @@ class Mail:
         return ordered(found)
 
     def _written(self, facts: _Facts) -> Message:
-        members = _believed(facts) or _afresh(facts)
-        members["message_id"] = facts.id
-        members["idempotency_key"] = members.get("idempotency_key") or derived_key(facts.id)
-        members["timestamp"] = as_sent(members.get("timestamp", ""), facts.sent)
-        members["sender"] = self.addresses.shown(facts.sender)
-        members["recipients"] = [self.addresses.shown(each) for each in members["recipients"]]
+        members = {
+            "headers": {"priority": facts.priority} if facts.priority != "normal" else None,
+            "idempotency_key": derived_key(facts.id),
+            "timestamp": time_text(facts.sent) or "",
+            "subject": facts.subject,
+            **_carried(facts),
+            "version": VERSION,
+            "message_id": facts.id,
+            "sender": self.addresses.shown(facts.sender),
+            "recipients": [self.addresses.shown(each) for each in facts.to],
+            "in_reply_to": facts.in_reply_to,
+        }
+        found = {name: value for name, value in members.items() if value not in (None, "")}
         if facts.payload is not None:
-            members["payload"] = raw_json.Raw(facts.payload)
-        elif facts.body and "payload" not in members:
-            members["payload"] = {"text": facts.body}
-        return ordered(members)
+            found["payload"] = raw_json.Raw(facts.payload)
+        elif facts.body:
+            found["payload"] = {"text": facts.body}
+        return ordered(found)
+
+
+def _as_given(timestamp: str, now: int) -> str:
+    return as_sent(timestamp, now) if parse_time(timestamp) is not None else Made(as_sent("", now))
 
 
 def _no_report(_piece: Piece) -> Mapping[str, Any] | None:
@@ -277,35 +315,19 @@ def _priority(message: Mapping[str, Any]) -> str:
     return found if found in PRIORITIES else "normal"
 
 
-def _believed(facts: _Facts) -> Message | None:
-    """The members that the sender wrote, if the context is to be believed (MA1)."""
+def _carried(facts: _Facts) -> Message:
+    """What the sender wrote beside the native parts, if it is sound (MA1, MA3)."""
     if facts.context is None:
-        return None
+        return {}
     try:
         context = raw_json.parse(facts.context)
         if not isinstance(context, dict) or not isinstance(context.get(_IN_CONTEXT), dict):
-            return None
-        found = read({**context[_IN_CONTEXT], "payload": None})
+            return {}
+        said = {name: context[_IN_CONTEXT].get(name) for name in _CARRIED}
+        found = read({**said, "sender": facts.sender, "recipients": list(facts.to)})
     except Invalid:
-        return None
-    if found["sender"].lower() != facts.sender:
-        return None
-    if facts.in_reply_to:
-        found.setdefault("in_reply_to", facts.in_reply_to)
-    return found
-
-
-def _afresh(facts: _Facts) -> Message:
-    """A message of AMTP out of one that was written in this node's own protocol."""
-    found: Message = {
-        "version": "1.0",
-        "recipients": list(facts.to),
-        "timestamp": time_text(facts.sent) or "",
-    }
-    if facts.subject:
-        found["subject"] = facts.subject
-    if facts.priority != "normal":
-        found["headers"] = {"priority": facts.priority}
-    if facts.in_reply_to:
-        found["in_reply_to"] = facts.in_reply_to
-    return found
+        return {}
+    if not found.get("subject", "").startswith(facts.subject):
+        found.pop("subject", None)
+    found["timestamp"] = as_sent(found.get("timestamp", ""), facts.sent)
+    return {name: found[name] for name in _CARRIED if name in found}

@@ -41,20 +41,25 @@ async def got(us, name, token):
 # --- mail.py -----------------------------------------------------------------------------------
 
 
-async def test_ma1_a_context_is_believed_only_from_its_own_sender(us, alice):
+async def test_ma1_a_context_says_nothing_that_is_proved_otherwise(us, alice):
     mallory = await us.here.node.agent("mallory")
-    members = {"version": "1.0", "sender": "bob@here.local", "recipients": ["alice@here.local"]}
-    context = json.dumps({"amtp": members | {"subject": "forged", "headers": {"x": 1}}})
-    await us.here.node.send(mallory, "alice", "hi", subject="mine", context=context)
+    forged = {
+        "version": "2.0", "sender": "bob@here.local", "recipients": ["nobody@here.local"],
+        "message_id": V4, "subject": "forged", "in_reply_to": V4, "headers": {"x": 1},
+    }  # fmt: skip
+    context = json.dumps({"amtp": forged})
+    sent = await us.here.node.send(mallory, "alice", "hi", subject="mine", context=context)
     (message,) = await got(us, "alice", alice)
     assert (message["sender"], message["subject"]) == ("mallory@localhost", "mine")
-    assert "headers" not in message
+    assert (message["message_id"], message["recipients"]) == (sent.id, ["alice@localhost"])
+    assert (message["version"], message["headers"]) == ("1.0", {"x": 1})
+    assert "in_reply_to" not in message
 
 
 @pytest.mark.parametrize(
     "context",
-    ['{"amtp":1}', '{"amtp":{}}', "[]", '{"amtp":{"sender":"native@here.local","recipients":[]}}',
-     '{"amtp":{"sender":"native@here.local","recipients":["x"],"version":"1.0"}}'],
+    ['{"amtp":1}', '{"amtp":{}}', "[]", '{"amtp":{"headers":[]}}', '{"amtp":{"schema":"x"}}',
+     '{"amtp":{"attachments":[1]}}', '{"amtp":{"idempotency_key":"x"}}'],
 )  # fmt: skip
 async def test_ma1_a_context_that_is_no_message_of_amtp_is_passed_over(us, alice, context):
     native = await us.here.node.agent("native")
@@ -77,9 +82,10 @@ async def test_ma1_all_members_come_back_on_another_node(us, alice, tmp_path):
     seq = us.here.node.store.view.execute("SELECT max(seq) FROM messages").fetchone()[0]
     full = us.here.node.reading.full(us.here.node.agents.named("alice"), seq)
     members = json.loads(full.context)["amtp"]
-    assert (members["sender"], members["recipients"]) == ("alice@here.local", ["carol@there.local"])
-    assert (members["headers"], members["schema"]) == ({"a": {"b": 1}}, "agntcy:a.b.v1")
-    assert (full.payload, "payload" in members) == ('{"n":1}', False)
+    assert members == {
+        "schema": "agntcy:a.b.v1", "headers": {"a": {"b": 1}}, "response_type": "x",
+    }  # fmt: skip
+    assert full.payload == '{"n":1}'
 
 
 async def test_ma2_an_answer_to_the_id_that_others_were_told_finds_its_message(us, alice, bob):
@@ -106,6 +112,19 @@ async def test_ma4_a_long_subject_is_cut_in_native_lists_only(us, alice, bob):
     (summary,) = us.here.node.inbox(us.here.node.agents.named("bob"))
     assert len(summary.subject) == 256
     assert (await got(us, "bob", bob))[0]["subject"] == "x" * 1000
+
+
+async def test_ma5_a_plain_message_takes_no_more_room_than_a_native_one(us, alice, bob):
+    await us.send("alice", "bob", subject="s", payload={"text": "hi"})
+    await us.send("alice", "bob", idempotency_key=KEY, timestamp="2027-01-15T08:00:00Z")
+    contexts = [
+        us.here.node.reading.full(us.here.node.agents.named("bob"), each.seq).context
+        for each in us.here.node.inbox(us.here.node.agents.named("bob"))
+    ]
+    assert contexts[0] is None
+    assert json.loads(contexts[1]) == {
+        "amtp": {"idempotency_key": KEY, "timestamp": "2027-01-15T08:00:00Z"}
+    }
 
 
 # --- times.py ----------------------------------------------------------------------------------
