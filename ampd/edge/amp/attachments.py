@@ -37,7 +37,7 @@ import trio
 from ampd.crypto.keys import random_bytes
 from ampd.edge.amp.attachment_files import AttachmentFiles, judged
 from ampd.edge.amp.limits import Limits
-from ampd.edge.amp.ports import Account, Document, Mail
+from ampd.edge.amp.ports import Account, Document, Mail, token_of
 from ampd.edge.documents import time_text
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request, Route
@@ -157,7 +157,7 @@ class Attachments:
     # --- routes ------------------------------------------------------------------------------
 
     def _account(self, request: Request) -> Account:
-        account = self._mail.account_of_token(request.bearer)
+        account = self._mail.account_of_token(token_of(request))
         self._limits.take("api", account.name)
         return account
 

@@ -4,14 +4,22 @@ Implemented by mail.py and accounts.py.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ampd.core.agents import Agent
 from ampd.core.reading import Full
+from ampd.edge.http.words import Request
 from ampd.model.errors import AmpdError
 from ampd.protocol.raw_json import Value
 
 Document = dict[str, Any]  # for raw_json.write
+_PREFIX: Final = "amp_"
+
+
+def token_of(request: Request) -> str:
+    """The API key of a request; AI Maestro's clients send it without "Bearer"."""
+    raw = request.headers.get("authorization", "").strip()
+    return request.bearer or (raw if raw.startswith(_PREFIX) else "")
 
 
 class Account(Protocol):

@@ -18,7 +18,8 @@ from typing import Final
 from ampd.core.agents import Agent
 from ampd.core.lists import Summary
 from ampd.core.tracking import DeliveryState
-from ampd.edge.amp.ports import Document, Mail
+from ampd.edge.amp.limits import Limits
+from ampd.edge.amp.ports import Document, Mail, token_of
 from ampd.edge.bugs import contained
 from ampd.edge.documents import time_text
 from ampd.edge.http.words import Answer, Request
@@ -102,9 +103,10 @@ class Receipts:
             return None
         return full.summary, str(self._mail.item(agent, full)["id"])
 
-    async def read(self, request: Request) -> Answer:
+    async def read(self, request: Request, limits: Limits) -> Answer:
         """POST /messages/{id}/read (RC2, RC3)."""
-        account = self._mail.account_of_token(request.bearer)
+        account = self._mail.account_of_token(token_of(request))
+        headers = limits.take("api", account.name)
         agent = self._rooms.agents.named(account.name)
         native = self._mail.native_id(request.params["id"])
         full = self._rooms.reading.full(agent, self._rooms.lists.find(agent, id_text(native)))
@@ -116,7 +118,7 @@ class Receipts:
             "receipt_sent": True,  # as AI Maestro has it
             "message_id": request.params["id"],
         }
-        return Answer.json(200, answer)
+        return Answer.json(200, answer, headers)
 
 
 def _delivered(identifier: str, to: str, at: int, method: str) -> Document:

@@ -66,9 +66,12 @@ class Transport:
         """What is asked of these by HTTP."""
         return (
             *self.attachments.routes(),
-            Route("POST", "/messages/{id}/read", self._sockets.receipts.read),
+            Route("POST", "/messages/{id}/read", self._read),
             Route("POST", "/federation/deliver", self._federation.deliver),
         )
+
+    async def _read(self, request: Request) -> Answer:
+        return await self._sockets.receipts.read(request, self.limits)
 
     def sockets(self) -> Sequence[SocketRoute]:
         """Where a WebSocket opens."""

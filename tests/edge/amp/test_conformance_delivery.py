@@ -282,7 +282,7 @@ async def test_row_067_a_read_receipt_reaches_the_sender(tmp_path):
         assert (await alice.post(f"/v1/messages/{sent['id']}/read")).status == 404
 
 
-async def test_row_067_a_message_that_was_acknowledged_stays_so(tmp_path):
+async def test_row_067_rc3_a_message_that_was_acknowledged_stays_so(tmp_path):
     async with provider(tmp_path) as here:
         alice, bob = await here.client("alice"), await here.client("bob")
         sent = await alice.send(bob.address)
@@ -414,3 +414,31 @@ async def test_a_page_of_a_website_cannot_open_a_websocket(tmp_path):
         with pytest.raises(Closed):
             async with here.socket("/v1/ws", {"Origin": "https://evil.example"}):
                 pass
+
+
+async def test_tr1_mail_is_in_the_mailbox_whatever_becomes_of_its_push(tmp_path):
+    async with receiver(500) as hook, live(tmp_path, webhook_hosts=(hook.host,)) as there:
+        delivery = {"webhook_url": hook.url, "webhook_secret": "s"}
+        alice = await there.here.client("alice", delivery=delivery)
+        bob = await there.here.client("bob")
+        sent = await bob.send(alice.address)
+        await hook.requests()
+        assert (await alice.one())["id"] == sent["id"]
+
+
+async def test_tr2_a_websocket_comes_before_a_webhook_and_that_before_the_queue(tmp_path):
+    async with receiver(200, 404) as hook, live(tmp_path, webhook_hosts=(hook.host,)) as there:
+        delivery = {"webhook_url": hook.url, "webhook_secret": "s", "prefer_websocket": True}
+        alice = await there.here.client("alice", delivery=delivery)
+        bob = await there.here.client("bob")
+        methods = []
+        async with there.connected(alice) as ends:
+            methods.append((await bob.send(alice.address, "one"))["method"])
+            assert (await ends.hear())["data"]["envelope"]["subject"] == "one"
+        while there.here.amp.transport.online("alice"):
+            await trio.lowlevel.checkpoint()
+        methods.append((await bob.send(alice.address, "two"))["method"])
+        methods.append((await bob.send(alice.address, "three"))["method"])
+        assert methods == ["websocket", "webhook", "relay"]
+        waiting = [each["envelope"]["subject"] for each in (await alice.pending())["messages"]]
+        assert waiting == ["one", "three"]

@@ -144,7 +144,7 @@ async def test_fd3_the_body_may_be_signed_as_compact_json(tmp_path):
         assert sent.status == 200
 
 
-async def test_row_078_a_provider_speaks_for_its_own_domain_only(tmp_path):
+async def test_row_078_fd4_a_provider_speaks_for_its_own_domain_only(tmp_path):
     async with net(tmp_path) as network:
         place, bob = await open_gateway(network)
         stranger = Stranger(network)
@@ -155,7 +155,7 @@ async def test_row_078_a_provider_speaks_for_its_own_domain_only(tmp_path):
         assert (fits.status, len(await bob.pending())) == (200, 1)
 
 
-async def test_row_073_the_senders_own_signature_is_verified(tmp_path):
+async def test_row_073_fd5_the_senders_own_signature_is_verified(tmp_path):
     async with net(tmp_path) as network:
         place, bob = await open_gateway(network)
         stranger = Stranger(network)
@@ -277,7 +277,7 @@ async def test_fd6_a_host_that_lies_about_its_provider_uses_up_nobody_elses_limi
         assert (await stranger.deliver(place, stranger.letter(BOB))).status == 200
 
 
-async def test_row_079_what_is_taken_and_refused_stands_in_the_log(tmp_path, caplog):
+async def test_row_079_fd7_what_is_taken_and_refused_stands_in_the_log(tmp_path, caplog):
     async with net(tmp_path) as network:
         place, _ = await open_gateway(network)
         stranger = Stranger(network)

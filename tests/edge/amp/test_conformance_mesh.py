@@ -85,7 +85,7 @@ async def test_row_085_the_answer_says_mesh_and_the_host_and_health_shows_the_me
         }  # fmt: skip
 
 
-async def test_row_084_an_unreachable_host_gets_it_when_it_is_back(tmp_path, autojump_clock):
+async def test_row_084_mh4_an_unreachable_host_gets_it_when_it_is_back(tmp_path, autojump_clock):
     async with net(tmp_path, fakes.JumpingClock(autojump_clock)) as network:
         alice, bob = await two_hosts(network)
         network.wires.down.add(B)
@@ -132,7 +132,7 @@ async def test_mh1_answers_go_to_the_host_that_an_address_came_from(tmp_path):
         assert await alice.texts() == ["an answer"]
 
 
-async def test_row_087_only_known_hosts_at_their_own_addresses_are_believed(tmp_path, caplog):
+async def test_row_087_mh2_only_known_hosts_at_their_own_addresses_are_believed(tmp_path, caplog):
     async with net(tmp_path) as network:
         alice, bob = await two_hosts(network)
         body, headers = forwarded(alice, bob.address)
@@ -149,7 +149,7 @@ async def test_row_087_only_known_hosts_at_their_own_addresses_are_believed(tmp_
         )  # fmt: skip
 
 
-async def test_row_087_hosts_have_limits_too(tmp_path):
+async def test_row_087_mh5_hosts_have_limits_too(tmp_path):
     async with net(tmp_path) as network:
         alice, bob = await two_hosts(network, limits={"federation": 1})
         body, headers = forwarded(alice, bob.address)

@@ -142,8 +142,8 @@ async def register(place, name, signer=None):
 class Net:
     """The gateways of a test."""
 
-    def __init__(self, folder, stack, clock):
-        self._folder, self._stack, self.clock = folder, stack, clock
+    def __init__(self, folder, stack, clock, http):
+        self._folder, self._stack, self.clock, self._http = folder, stack, clock, http
         self.wires = Wires()
 
     async def gateway(self, name, *, peer=ELSEWHERE, **values):
@@ -168,7 +168,7 @@ class Net:
         place = await self._stack.enter_async_context(
             gateway_harness.gateway(
                 self._folder, services=services, name=name, clock=self.clock,
-                http=self.wires.seen_from(peer), dns=self.wires, **values,
+                http=self._http or self.wires.seen_from(peer), dns=self.wires, **values,
             )
         )  # fmt: skip
         place.nursery.start_soon(held[1].run)
@@ -190,9 +190,10 @@ class _Courier:
 
 
 @asynccontextmanager
-async def net(folder, clock=None):
+async def net(folder, clock=None, http=None):
+    """`http` is a real client, for gateways that listen."""
     async with AsyncExitStack() as stack:
-        yield Net(folder, stack, clock or fakes.Clock())
+        yield Net(folder, stack, clock or fakes.Clock(), http)
 
 
 @dataclass
