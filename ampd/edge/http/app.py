@@ -34,8 +34,9 @@ from ampd.edge.http.words import Answer, HttpRefused, Request, Route, Service, S
 from ampd.model.errors import AmpdError
 
 BODY_WITHIN: Final = 30.0  # seconds: a megabyte over a slow line; slower callers tie up memory
+HEAD_BYTES: Final = 16 << 10  # ours and the clients' heads have under 2 KiB
 DEFAULT_LIMIT: Final = 1 << 20  # bytes of a body where neither route nor service says more
-_LAST: Final = frozenset(("too_large", "too_slow", "incomplete", "ambiguous"))
+_LAST: Final = frozenset(("too_large", "too_slow", "incomplete", "ambiguous", "head_too_large"))
 _DRAIN_WITHIN: Final = 2.0  # seconds in which who sends too much may finish, and hear why
 
 Scope = Mapping[str, Any]
@@ -153,7 +154,7 @@ class App:
             async with trio.open_nursery() as nursery:
                 if not head.read:
                     nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
-                await _send(send, head, answer)
+                await _send(send, head.request, answer)
                 nursery.cancel_scope.cancel()
         elif scope["type"] == "websocket":
             await self._socket(self._head(scope), receive, send)
@@ -183,6 +184,7 @@ class App:
             id=wanted if _REQUEST_ID.fullmatch(wanted) else str(uuid.uuid4()),
             secure=secure,
             base=f"{'https' if secure else 'http'}://{headers.get('host', 'localhost')}",
+            peer_port=scope["client"][1] if scope.get("client") else 0,
         )
         segments = [unquote(each) for each in raw.split("/") if each]
         name, path = self._pick(request.method, segments, request.bearer)
@@ -197,7 +199,7 @@ class App:
             route, params = head.table.route(head.request.method, head.path)
             body = await self._body(head, route, receive)
         except HttpRefused as exc:
-            with trio.move_on_after(_DRAIN_WITHIN):
+            with trio.move_on_after(0 if head.read else _DRAIN_WITHIN):
                 await _drain(receive)
             return _closing(service.failure(head.request, exc), head, exc)
         head.request = request = _whole(head, params, body)
@@ -213,6 +215,8 @@ class App:
         headers = head.request.headers
         server = head.scope.get("server")
         self._guard.check(headers, reached=server[0] if server else "", secure=head.request.secure)
+        if _size(head) > HEAD_BYTES:
+            raise HttpRefused(f"the head is over {HEAD_BYTES} bytes", code="head_too_large")
         if "transfer-encoding" in headers and "content-length" in headers:
             raise HttpRefused("the body's length is said twice", code="ambiguous")
 
@@ -228,6 +232,7 @@ class App:
             while True:
                 event = await receive()
                 if event["type"] == "http.disconnect":
+                    head.read = True  # and nothing more will come
                     raise HttpRefused("the body did not come to its end", code="incomplete")
                 part = event.get("body", b"")
                 size += len(part)
@@ -240,15 +245,16 @@ class App:
         raise HttpRefused("the body took too long to come", code="too_slow")
 
     async def _socket(self, head: _Head, receive: Receive, send: Send) -> None:
-        socket = AsgiSocket(head.request, receive, send)
         route = head.table.socket(head.path)
         try:
             self._check(head)
             if route is None:
                 raise HttpRefused("there is no WebSocket at this path", code="no_route")
         except HttpRefused as exc:
-            await socket.refuse(head.table.service.failure(head.request, exc))
+            answer = head.table.service.failure(head.request, exc)
+            await _send(send, head.request, answer, "websocket.http")
             return
+        socket = AsgiSocket(head.request, receive, send)
         self._open.add(socket)
         try:
             await socket.run(route)
@@ -260,12 +266,18 @@ def _whole(head: _Head, params: dict[str, str], body: bytes) -> Request:
     old = head.request
     return Request(
         old.method, "/" + "/".join(head.path), old.raw_path, params, old.query, old.headers, body,
-        old.peer, old.id, old.secure, old.base,
+        old.peer, old.id, old.secure, old.base, old.peer_port,
     )  # fmt: skip
 
 
 def _too_large(limit: int) -> HttpRefused:
     return HttpRefused(f"the body is over {limit} bytes", code="too_large")
+
+
+def _size(head: _Head) -> int:
+    """Bytes of the request line and the headers, about: h11 lets pass what comes in one piece."""
+    lines = sum(len(name) + len(value) + 4 for name, value in head.scope["headers"])
+    return lines + len(head.scope["raw_path"]) + len(head.scope["query_string"])
 
 
 def _closing(answer: Answer, head: _Head, exc: HttpRefused) -> Answer:
@@ -281,15 +293,16 @@ async def _drain(receive: Receive) -> None:
         pass
 
 
-async def _send(send: Send, head: _Head, answer: Answer) -> None:
-    headers = [(b"x-request-id", head.request.id.encode("latin-1")), *_ALWAYS]
+async def _send(send: Send, request: Request, answer: Answer, prefix: str = "http") -> None:
+    headers = [(b"x-request-id", request.id.encode("latin-1")), *_ALWAYS]
     own = {name.lower(): value for name, value in answer.headers.items()}
     if "cache-control" not in own:
         headers.append(_PRIVATE)
-    if head.request.secure:
+    if request.secure:
         headers.append(_HSTS)
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
     if answer.status != 204:
         headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    kind = {"type": f"{prefix}.response.start", "status": answer.status, "headers": headers}
+    await send(kind)
+    await send({"type": f"{prefix}.response.body", "body": answer.body})

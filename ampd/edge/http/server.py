@@ -9,6 +9,8 @@
       closed unheard.
   S4  When it is cancelled it takes nothing new, and what is being answered has DRAIN_WITHIN.
   S5  A bug that a connection finds in the server ends that connection only.
+  S6  HTTP/2 is spoken where TLS agreed on it, and nowhere else: an upgrade in the clear (h2c) is
+      how requests get past a proxy unseen, and hypercorn 0.18 never ends such a connection.
 
 The connections run hypercorn's own protocol code; listening is ours, for that port 0, the limits
 and a clean end are not to be had from its `serve`.
@@ -29,15 +31,17 @@ from typing import Any, Final
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState
 
 from ampd.edge.bugs import BugError, contained
-from ampd.edge.http.app import App
+from ampd.edge.http.app import HEAD_BYTES, App
 from ampd.model.errors import Invalid, Unavailable
 
-HEAD_BYTES: Final = 16 << 10  # ours and the clients' heads have under 2 KiB
 HEAD_WITHIN: Final = 10.0  # seconds
 SEND_WITHIN: Final = 30.0  # seconds without a byte taken
 DRAIN_WITHIN: Final = 1.5  # seconds: within what the daemon itself has to stop
@@ -117,7 +121,7 @@ class Server:
         self._bound = bound
         self.address: tuple[str, int] = bound.getsockname()[:2]
         self._config = _config()
-        self._context = WorkerContext(None)
+        self._terminated = EventWrapper()
         self._wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
         self._hosts: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
@@ -145,7 +149,7 @@ class Server:
                             self._connection, [listener], handler_nursery=connections
                         )
                     all_of_it.deadline = trio.current_time() + DRAIN_WITHIN
-                    await self._context.terminated.set()  # idle connections close themselves
+                    await self._terminated.set()  # idle connections close themselves
                     await self._app.close_sockets()
             outer.cancel_scope.cancel()
 
@@ -172,13 +176,64 @@ class Server:
         wire: Any = stream
         if self._tls is not None:
             wire = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
+        context = _Context(self._terminated)
         state = ConnectionState({})
-        server = TCPServer(self._wrapped, self._config, self._context, state, wire)
+        server = _Connection(self._wrapped, self._config, context, state, wire)
         try:
             with contained("an HTTP connection"):
                 await server.run()
         except BugError:
             return  # contained has logged it (S5)
+
+
+class _Connection(TCPServer):
+    """hypercorn's, without the ways from HTTP/1.1 to HTTP/2 that need no TLS (S6).
+
+    It also ends when its caller is gone: hypercorn's waits until its idle time and the pause before
+    the next ping have passed, and so long its place is taken (S3).
+    """
+
+    context: "_Context"
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self.context.gone.set()
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self.context.gone.is_set() and isinstance(event, Updated)):
+            await super().protocol_send(event)
+
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, made: ProtocolWrapper) -> None:
+        if isinstance(made.protocol, H11Protocol):
+            made.protocol = _Http1(
+                made.app, made.config, made.context, made.task_group, made.state, made.ssl,
+                made.client, made.server, made.send,
+            )  # fmt: skip
+        self._protocol = made
+
+
+class _Context(WorkerContext):
+    """What a connection knows of the server."""
+
+    def __init__(self, terminated: EventWrapper) -> None:
+        super().__init__(None)
+        self.terminated = terminated
+        self.gone = trio.Event()  # the caller is
+
+    async def sleep(self, wait: float) -> None:  # type: ignore[override]
+        with trio.move_on_after(wait):
+            await self.gone.wait()
+
+
+class _Http1(H11Protocol):
+    async def _check_protocol(self, event: object) -> None:
+        """Nothing here asks for another protocol."""
 
 
 async def _until_cancelled(then: Callable[[], None]) -> None:
@@ -216,6 +271,7 @@ class _Impatient(trio.abc.HalfCloseableStream):
             with trio.fail_after(SEND_WITHIN):
                 await self._stream.send_all(data)
         except trio.TooSlowError:
+            await trio.aclose_forcefully(self._stream)  # who reads from it hears of it, too
             raise trio.BrokenResourceError("the other side takes nothing") from None
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from ampd.edge.bugs import contained
-from ampd.edge.http.words import Answer, Request, SocketClosed, SocketRoute
+from ampd.edge.http.words import Request, SocketClosed, SocketRoute
 from ampd.model.errors import AmpdError
 
 _MAX_REASON: Final = 123  # bytes: a control frame has 125 (RFC 6455, section 5.5), the code takes 2
@@ -45,15 +45,6 @@ class AsgiSocket:
             code = 1011
         finally:
             await self.close(code)
-
-    async def refuse(self, answer: Answer) -> None:
-        """Answer with HTTP instead of opening it."""
-        headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in answer.headers.items()]
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-        self._closed = 1000
-        start = {"status": answer.status, "headers": headers}
-        await self._send({"type": "websocket.http.response.start", **start})
-        await self._send({"type": "websocket.http.response.body", "body": answer.body})
 
     async def accept(self, subprotocol: str | None = None) -> None:
         """Open it."""

@@ -27,6 +27,7 @@ STATUS: Final = {
     "foreign_origin": 403,
     "too_slow": 408,
     "incomplete": 400,
+    "head_too_large": 431,
     "ambiguous": 400,
 }
 
@@ -57,6 +58,7 @@ class Request:
     id: str  # X-Request-ID, or a new UUID
     secure: bool  # over TLS
     base: str  # by which we were reached: "http://localhost:23000"
+    peer_port: int = 0  # of the connection's other end; 0: not known
 
     @property
     def bearer(self) -> str:

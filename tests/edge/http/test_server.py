@@ -6,10 +6,14 @@ import ssl
 import pytest
 import trio
 from edge.http.serving import certificate, exchange, hear, serving, statuses
-from trio_websocket import ConnectionClosed, HandshakeError, connect_websocket_url
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived, StreamEnded
+from trio_websocket import ConnectionClosed, connect_websocket_url
 
 from ampd.edge.http import server as server_module
-from ampd.edge.http.server import HEAD_BYTES, Tls, bind, check_exposure
+from ampd.edge.http.app import HEAD_BYTES
+from ampd.edge.http.server import Tls, bind, check_exposure
 from ampd.model.errors import Invalid, Unavailable
 
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -65,7 +69,6 @@ SMUGGLED = GET.replace(b"/hello", b"/smuggled")
         "a zero byte": b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n" + SMUGGLED,
         "two hosts": b"GET /hello HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n" + SMUGGLED,
         "no host": b"GET /hello HTTP/1.1\r\n\r\n" + SMUGGLED,
-        "a newer version": b"GET /hello HTTP/3.0\r\nHost: localhost\r\n\r\n" + SMUGGLED,
         "no HTTP at all": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n" + SMUGGLED,
     }.items(),
     ids=lambda pair: pair[0],
@@ -212,14 +215,14 @@ async def test_s4_what_is_not_finished_in_time_is_left(monkeypatch):
 
 async def test_s4_open_websockets_are_told():
     async with serving() as server, trio.open_nursery() as nursery:
-        url = f"ws://localhost:{server.address[1]}/ws"
-        client = await connect_websocket_url(nursery, url)
+        client = await connect_websocket_url(nursery, f"ws://localhost:{server.address[1]}/ws")
         await client.send_message("hello")
         assert await client.get_message() == "hello"
         server.stop()
         with pytest.raises(ConnectionClosed) as caught:
             await client.get_message()
         assert caught.value.reason.code == 1001
+        await client.aclose()
 
 
 async def test_s5_a_bug_in_one_connection_ends_that_one_only(monkeypatch, caplog):
@@ -251,24 +254,74 @@ async def test_a_websocket_takes_no_binary():
         with pytest.raises(ConnectionClosed) as caught:
             await client.get_message()
         assert caught.value.reason.code == 1003
+        await client.aclose()
 
 
-async def test_a_page_of_somebody_else_opens_no_websocket():
-    async with serving() as server, trio.open_nursery() as nursery:
-        url = f"ws://localhost:{server.address[1]}/ws"
-        with pytest.raises(HandshakeError):
-            await connect_websocket_url(nursery, url, extra_headers=[("Origin", "http://evil")])
-        nursery.cancel_scope.cancel()
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
 
-async def test_http_2_is_spoken_over_tls_only():
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: http://evil.example\r\n", 403),
+        (b"", 400),
+    ],
+)
+async def test_a_websocket_that_may_not_be_is_refused_with_http(lines, status):
     async with serving() as server:
-        upgrade = b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n"
-        heard = await exchange(server, GET.replace(b"\r\n\r\n", upgrade + b"\r\n"))
-        assert b"101" not in heard
-        assert statuses(heard) == [200]
-        heard = await exchange(server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        assert statuses(heard) in ([], [400], [505])
+        asked = GET.replace(b"/hello", b"/ws")[:-2] + UPGRADE + lines + b"\r\n"
+        assert statuses(await exchange(server, asked)) == [status]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: \r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+)  # fmt: skip
+async def test_s6_nothing_leads_to_http_2_without_tls(said):
+    async with serving() as server:
+        heard = await exchange(server, said)
+        assert set(statuses(heard)) <= {200, 400, 421}
+        assert heard == b"" or heard.startswith(b"HTTP/1.1")
+        while server.open:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_s6_http_2_over_tls_is_answered(tmp_path):
+    cert, key, trust = certificate(tmp_path)
+    trust.set_alpn_protocols(["h2"])
+    async with serving(Tls(cert, key).context()) as server:
+        plain = await trio.open_tcp_stream(*server.address)
+        async with trio.SSLStream(plain, trust, server_hostname="localhost") as stream:
+            speaker = H2Connection(H2Configuration(header_encoding="utf-8"))
+            speaker.initiate_connection()
+            headers = await ask(speaker, stream, authority="localhost")
+            assert headers[":status"] == "200"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert (await ask(speaker, stream, authority="evil.example"))[":status"] == "421"
+
+
+async def ask(speaker, stream, authority):
+    """The headers of the answer to one request over HTTP/2."""
+    number = speaker.get_next_available_stream_id()
+    head = [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", authority),
+        (":path", "/hello"),
+    ]
+    speaker.send_headers(number, head, end_stream=True)
+    found = {}
+    while True:
+        await stream.send_all(speaker.data_to_send())
+        for event in speaker.receive_data(await stream.receive_some(65536)):
+            if isinstance(event, ResponseReceived):
+                found = dict(event.headers)
+            if isinstance(event, StreamEnded) and event.stream_id == number:
+                return found
 
 
 def test_a_port_that_is_taken_is_a_clear_error():
