@@ -19,6 +19,8 @@
   AT5  scan_status is honest: no file is called "clean", for nothing here scans for viruses
        (attachment_files.py, AF3).
   AT6  Files are handed out as downloads of their declared type and never shown by a browser.
+  AT7  An attachment belongs to agents by their keys: whoever takes the name of one that left reads
+       nothing of it; what was sent stays for its recipients when its sender leaves.
 
 Not here: what a message says of its attachments beside their ids; that is its sender's word.
 """
@@ -126,7 +128,7 @@ class Attachments:
             if ours or (not url and re.fullmatch(r"att_\d+_[0-9a-f]{32}", identifier)):
                 raise Fault("attachment_expired", 410, f"{identifier} is not here any more")
             return ""
-        if known["agent"] != agent:
+        if known["agent"] != self._key(agent):
             raise Fault("forbidden", 403, f"{identifier} was brought by another agent")
         if known["status"] == "pending":
             raise Fault("attachment_pending", 409, f"the bytes of {identifier} did not come yet")
@@ -141,13 +143,14 @@ class Attachments:
     ) -> None:
         """They were sent: they stay until the message ends (AT3); `readers` are agents here."""
         expires = max(until, self._shared.now() + SENT_FOR)
+        keys = [self._key(name) for name in readers]
 
         def work(batch: Batch) -> None:
             for identifier in ids:
                 known = batch.get(_KIND, identifier)
                 if known is not None:
                     known["message"] = message.hex() or known["message"] or "sent"
-                    known["readers"] = sorted({*known["readers"], *readers})
+                    known["readers"] = sorted({*known["readers"], *keys})
                     known["expires"] = max(expires, known["expires"])
                     _put(batch, identifier, known)
 
@@ -155,6 +158,10 @@ class Attachments:
             await self._registry.change(work)
 
     # --- routes ------------------------------------------------------------------------------
+
+    def _key(self, name: str) -> str:
+        """An agent by its key: whoever has its name later is another one (AT7)."""
+        return self._shared.rooms.agents.named(name).key.hex()
 
     def _account(self, request: Request) -> Account:
         account = self._mail.account_of_token(token_of(request))
@@ -170,7 +177,8 @@ class Attachments:
         identifier = f"att_{now // 1000}_{random_bytes(16).hex()}"
         token = random_bytes(32).hex()
         value = {
-            "agent": account.name, "filename": said.filename, "content_type": said.content_type,
+            "agent": self._key(account.name), "filename": said.filename,
+            "content_type": said.content_type,
             "size": said.size, "digest": said.digest, "status": "pending", "message": "",
             "readers": [], "upload": _hash(token), "download": random_bytes(32).hex(),
             "at": now, "until": now + UPLOAD_WITHIN, "expires": now + UNSENT_FOR,
@@ -210,7 +218,7 @@ class Attachments:
     async def _confirm(self, request: Request) -> Answer:
         account, identifier = self._account(request), request.params["id"]
         known = self._known(identifier)
-        if known["agent"] != account.name:
+        if known["agent"] != self._key(account.name):
             raise not_found(f"no attachment {identifier}")
         if known["status"] == "pending":
             raise Fault("attachment_pending", 409, "its bytes did not come yet")
@@ -237,7 +245,7 @@ class Attachments:
         """An attachment of the agent that asks: it brought it, or got it in a message."""
         account, identifier = self._account(request), request.params["id"]
         known = self._known(identifier)
-        if account.name not in (known["agent"], *known["readers"]):
+        if self._key(account.name) not in (known["agent"], *known["readers"]):
             raise not_found(f"no attachment {identifier}")
         return identifier, known
 
@@ -296,7 +304,7 @@ def _announce(identifier: str, value: dict[str, Any]) -> Callable[[Batch], None]
         while page := batch.find(_KIND, after=after):
             after = page[-1].key
             of_all += sum(entry.value["size"] for entry in page)
-            own = [entry.value["size"] for entry in page if entry.owner == value["agent"]]
+            own = [entry.value["size"] for entry in page if entry.value["agent"] == value["agent"]]
             mine, count = mine + sum(own), count + len(own)
         if mine + value["size"] > QUOTA or count >= MAX_ANNOUNCED:
             raise Fault("quota_exceeded", 507, "this agent's attachments fill their share")
@@ -319,7 +327,7 @@ def _arrived(identifier: str, status: str) -> Callable[[Batch], None]:
 
 
 def _put(batch: Batch, identifier: str, value: dict[str, Any]) -> None:
-    batch.put(_KIND, identifier, value, owner=value["agent"], expires=value["expires"])
+    batch.put(_KIND, identifier, value, expires=value["expires"])
 
 
 def _announced(body: Value) -> _Announced:

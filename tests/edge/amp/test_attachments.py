@@ -314,6 +314,17 @@ async def test_only_the_sender_and_the_readers_of_its_message_may_ask(tmp_path):
         assert code(denied) == (404, "not_found")
 
 
+async def test_at7_an_attachment_belongs_to_agents_and_not_to_names(tmp_path):
+    async with depot(tmp_path) as here:
+        identifier = await here.brought()
+        await here.made.bind([identifier], 0, readers=["bob"])
+        await here.place.node.agents.remove("alice", purge=True)
+        await here.place.shared.registry.delete_owned("alice")
+        await here.mail.register("alice")  # another one
+        assert code(await here.get(identifier)) == (404, "not_found")
+        assert (await here.get(f"{identifier}/download", BOB)).body == b"hello"
+
+
 @pytest.mark.parametrize(
     "said",
     [
