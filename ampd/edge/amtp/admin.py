@@ -135,7 +135,7 @@ class Admin:
 
     async def _make(self, wanted: Wanted) -> Account:
         """AD1, AD6."""
-        if any(agent.name == wanted.name for agent in self._rooms.agents):
+        if self._rooms.agents.is_taken(wanted.name):
             raise Refused(f"agent already exists: {wanted.name}", code="conflict")
         await self._registry.put(_MAKING, wanted.name, {})
         agent, is_new = await self._rooms.agents.create(wanted.name, wanted.profile)

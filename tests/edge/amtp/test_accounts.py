@@ -131,7 +131,9 @@ def test_ak3_nothing_but_a_whole_line_is_a_key(tmp_path):
 async def test_ad1_a_registration_makes_an_agent_and_takes_nobodys_name(us, alice):
     assert [each.name for each in us.here.node.agents] == ["alice"]
     await us.here.node.agents.create("native", Profile())
-    for taken in ("alice", "native", "ALICE", "alice@localhost", "ampd"):
+    await us.here.node.agents.create("gone", Profile())
+    await us.here.node.agents.remove("gone", purge=False)  # its mail waits for it to come back
+    for taken in ("alice", "native", "ALICE", "alice@localhost", "ampd", "gone"):
         reply = await us.as_admin("POST", "/v1/admin/agents", {"address": taken})
         assert await code(reply) == (400, "AGENT_REGISTRATION_FAILED"), taken
     assert (await us.here.get("/v1/inbox/alice@localhost", token=alice)).status == 200

@@ -121,13 +121,13 @@ async def test_row_071_an_unknown_local_part_is_a_structured_error(tmp_path):
 
 
 async def test_row_072_a_target_that_is_away_is_tried_again(tmp_path, autojump_clock):
-    target = Target(Unavailable("refused"), (503, b""), (200, b""))
+    target = Target(*[Unavailable("refused"), (503, b"")] * 3, (200, b""))
     async with pushed(tmp_path, target, autojump_clock) as us:
         sent = (await us.send("alice", "echo", payload={})).json["message_id"]
         status = await settled(us, sent, "retrying")
         assert status["next_retry"] and status["attempts"] >= 1
         await settled(us, sent, "delivered")
-        assert len(target.got) == 3
+        assert len(target.got) == 7
 
 
 async def test_row_081_the_callback_has_its_shape_and_its_answer_becomes_a_message(
@@ -156,7 +156,7 @@ async def test_row_081_the_callback_has_its_shape_and_its_answer_becomes_a_messa
 
 
 async def test_pu1_a_message_is_acknowledged_when_its_target_took_it(tmp_path, autojump_clock):
-    target = Target(Unavailable("away"), (200, b""))
+    target = Target(*[Unavailable("away")] * 6, (200, b""))
     async with pushed(tmp_path, target, autojump_clock) as us:
         agent = us.here.node.agents.named("echo")
         sent = (await us.send("alice", "echo", payload={})).json["message_id"]
@@ -164,7 +164,7 @@ async def test_pu1_a_message_is_acknowledged_when_its_target_took_it(tmp_path, a
         assert [each.id for each in us.here.node.inbox(agent)] == [sent]
         await settled(us, sent, "delivered")
         assert us.here.node.inbox(agent) == []
-        assert target.bodies[0]["message_id"] == target.bodies[1]["message_id"] == sent
+        assert {each["message_id"] for each in target.bodies} == {sent}
 
 
 async def test_pu2_tries_are_spread_over_a_week_and_then_it_failed(tmp_path, autojump_clock):
