@@ -15,6 +15,8 @@ AG4  An owner sees and removes its own agents, and no other's.
 from dataclasses import replace
 from typing import Any, Final
 
+import trio
+
 from ampd.core.agents import RESERVED, Agent
 from ampd.crypto.foreign_keys import ForeignKey
 from ampd.edge.amp.accounts import Account, Accounts
@@ -48,13 +50,16 @@ class AgentsApi:
         owners: Owners,
         mail: Mail,
         transport: Transport,
+        one: trio.Lock,
     ) -> None:
+        """`one` is held while somebody comes or leaves."""
         self._shared = shared
         self._names = names
         self._accounts = accounts
         self._owners = owners
         self._mail = mail
         self._transport = transport
+        self._one = one
 
     # --- oneself --------------------------------------------------------------------------
 
@@ -109,9 +114,10 @@ class AgentsApi:
         )
 
     async def _remove(self, account: Account) -> None:
-        await self._accounts.close(account)
-        await self._shared.rooms.agents.remove(account.name, purge=True)
-        await self._shared.registry.delete_owned(account.name)
+        async with self._one:
+            await self._shared.rooms.agents.remove(account.name, purge=True)
+            await self._accounts.close(account)
+            await self._shared.registry.delete_owned(account.name)
         self._transport.accounts_changed()
         await self._shared.rooms.agents_changed()
 

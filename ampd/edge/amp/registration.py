@@ -92,7 +92,7 @@ class Registration:
         self._owners = owners
         self._names = names
         self._now = now
-        self._one = trio.Lock()  # one registration at a time: none takes another one's name
+        self.one = trio.Lock()  # one comes or leaves at a time: none takes another one's name
         self.is_own_user: Callable[[Request], bool] = is_own_user
 
     async def register(self, request: Request) -> tuple[int, dict[str, Any]]:
@@ -104,7 +104,7 @@ class Registration:
         owner = self._owners.of_user_key(token) if token.startswith(USER_PREFIX) else ""
         asked = self._read(body, owner)
         self._admit(asked, owner)
-        async with self._one:
+        async with self.one:
             found = self._accounts.of(asked.name)
             if found is not None and found.key == asked.key:
                 self._check_is_it(request, asked, found, owner)

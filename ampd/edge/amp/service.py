@@ -75,8 +75,9 @@ class AmpService:
         self._pending = Pending(shared, self.accounts, self.rendering, queue)
         self._mirror = Mirror(self.accounts, self.rendering, queue, Path.home())
         self._agents = AgentsApi(
-            shared, self.names, self.accounts, self.owners, self.mail, self.transport
-        )
+            shared, self.names, self.accounts, self.owners, self.mail, self.transport,
+            self.registration.one,
+        )  # fmt: skip
         self._credentials = Credentials(shared, self.accounts)
         self._info = Info(values, self.names, self.transport)
 

@@ -2,7 +2,10 @@
 
 import dataclasses
 import hashlib
+import re
 import socket
+from random import Random
+from urllib.parse import quote
 
 import pytest
 from edge.amp.amp_client import AmpClient, b64, provider, when
@@ -266,3 +269,40 @@ async def test_cr1_a_key_pair_of_another_kind_can_take_over(here):
     assert (await alice.post("/v1/auth/rotate-keys", body)).json["key_algorithm"] == "ECDSA"
     alice.signer = new
     assert (await alice.route(alice.message("alice"))).status == 200
+
+
+WORDS = (
+    "name", "tenant", "public_key", "key_algorithm", "to", "from", "subject", "payload", "type",
+    "message", "context", "envelope", "id", "ids", "signature", "scope", "delivery", "metadata",
+    "alias", "new_public_key", "proof", "address", "options", "timestamp", "thread_id",
+)  # fmt: skip
+
+
+def odd(random, depth=3):
+    """A value that no client would send."""
+    kind = random.randrange(9 if depth else 6)
+    if kind < 6:
+        return random.choice([None, True, "", "\x00", "é" * 300, -1, 1e300, "alice", "msg_1_a", 0])
+    if kind < 7:
+        return [odd(random, depth - 1) for _ in range(random.randrange(4))]
+    return {random.choice(WORDS): odd(random, depth - 1) for _ in range(random.randrange(8))}
+
+
+async def test_no_body_makes_the_provider_fail(tmp_path):
+    no_limits = dict.fromkeys(("register", "route", "hourly", "api", "pending"), 0)
+    async with provider(tmp_path, limits=no_limits) as here:
+        alice = await here.client("alice")
+        random = Random(1)
+        routes = [
+            route for route in here.amp.routes()
+            if route.method != "GET" and route.path not in ("/agents/me", "/auth/revoke-key")
+        ]  # fmt: skip
+        for _ in range(20):
+            for route in routes:
+                path = "/v1" + re.sub(
+                    r"\{\w+\}", random.choice(["x", "msg_1_a", "é", "%00"]), route.path
+                )
+                reply = await alice.ask(route.method, quote(path, safe="/%"), odd(random))
+                assert reply.status < 500, (route.method, path, reply.text)
+                if reply.status >= 400:
+                    assert set(reply.json) >= {"error", "message"}
