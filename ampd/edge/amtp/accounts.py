@@ -9,13 +9,14 @@
        account, and ask how far a message got, without any key, as the public clients do. A caller
        behind a proxy is not on this machine.
   AC5  An agent that has no account (`amp init`) cannot be acted for over HTTP at all.
+  AC6  Who shows wrong keys too often is told to wait (429): keys that people chose can be guessed.
 
 Kinds in the registry: "amtp.agent" by name, "amtp.key" by the hash of a key.
 """
 
 import hashlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,6 +95,7 @@ class Accounts:
         self._agents = agents
         self._admin_keys = admin_keys
         self._keyless = keyless
+        self.denied: Callable[[str], None] = lambda _host: None  # told of wrong keys (AC6)
 
     # --- accounts -------------------------------------------------------------------------
 
@@ -196,6 +198,7 @@ class Accounts:
                 401, "ADMIN_AUTHENTICATION_REQUIRED", "An admin key is required",
                 details={"required_header": "X-Admin-Key", "endpoint": request.path},
             )  # fmt: skip
+        self.denied(request.peer)
         raise Failure(403, "ADMIN_ACCESS_DENIED", "The admin key is not valid")
 
     def check_inbox(self, request: Request, agent: Agent | None) -> Account:
@@ -212,6 +215,7 @@ class Accounts:
             raise Failure(401, "EMPTY_API_KEY", "The API key is empty")
         account = self.with_key(request.bearer)
         if account is None or agent is None or account.agent.key != agent.key:
+            self.denied(request.peer)
             raise Failure(403, "ACCESS_DENIED", "The API key is not valid for this inbox")
         return account
 
@@ -229,6 +233,7 @@ class Accounts:
         if caller.admin:
             return caller
         if request.bearer:
+            self.denied(request.peer)
             raise Failure(
                 403, "SENDER_CREDENTIAL_MISMATCH", f"The API key is not that of {agent.name}"
             )

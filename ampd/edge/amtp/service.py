@@ -79,6 +79,7 @@ class AmtpService:
         mail = Mail(shared, self.accounts, addresses)
         self.transport = transport = Transport(shared, mail)
         mail.report_of = transport.report_of
+        self.accounts.denied = lambda host: transport.limit("amtp_denied", host)
         views = Views(shared, self.accounts, addresses, transport.attempts_of)
         self._push = push = Push(shared, self.accounts, mail, transport)
         sending = Sending(

@@ -92,6 +92,18 @@ async def test_ac5_an_agent_without_an_account_cannot_be_acted_for(us, alice):
     assert (await us.send("alice", "native", payload={})).status == 202
 
 
+async def test_ac6_who_shows_wrong_keys_too_often_has_to_wait(tmp_path):
+    async with team(tmp_path, limits={"amtp_denied": 3}) as us:
+        alice = await us.register("alice")
+        wrong = [await us.here.get("/v1/inbox/alice@localhost", token="x" * n) for n in range(1, 6)]
+        assert [each.status for each in wrong] == [403, 403, 403, 429, 429]
+        denied = await us.here.get("/v1/admin/agents", headers={"X-Admin-Key": "wrong"})
+        assert denied.status == 429 and int(denied.headers["retry-after"]) > 0
+        other = await us.here.get("/v1/inbox/alice@localhost", token="x", peer="192.0.2.9")
+        assert other.status == 403
+        assert (await us.inbox("alice", alice))["count"] == 0
+
+
 # --- admin_keys.py -----------------------------------------------------------------------------
 
 
