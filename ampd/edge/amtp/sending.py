@@ -174,12 +174,14 @@ class Sending:
 
     async def _targets(self, wanted: dict[str, str]) -> Targets:
         """SE4."""
-        abroad = [each for each in wanted if not self._known(each) and not self._is_ours(each)]
+        known = {each for each in wanted if self._known(each)}
+        abroad = [each for each in wanted if each not in known and not self._is_ours(each)]
         if abroad:
             await self._find(abroad)
+            known.update(each for each in abroad if self._known(each))
         reachable, failed = {}, []
         for native, written in wanted.items():
-            if self._known(native):
+            if native in known:
                 reachable[native] = written
             else:
                 word = "AGENT_UNKNOWN" if self._is_ours(native) else "RECIPIENT_NOT_FOUND"

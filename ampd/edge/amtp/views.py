@@ -122,7 +122,8 @@ class Views:
         rows = self._rooms.store.view.execute(
             "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (found.seq,)
         ).fetchall()
-        tries = self._tries(found)
+        waits = any(row["status"] in ("queued", "relayed") for row in rows)
+        tries = self._tries(found) if waits else {}
         return [self._copy(found, row, tries) for row in rows]
 
     def _tries(self, found: Found) -> dict[str, tuple[int, int, str]]:
