@@ -28,7 +28,7 @@ Not here: what a message says of its attachments beside their ids; that is its s
 import hashlib
 import hmac
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -61,7 +61,6 @@ UNSENT_FOR: Final = 2 * 3_600_000
 SENT_FOR: Final = 7 * 86_400_000
 SWEEP_EVERY: Final = 600.0  # seconds
 _KIND: Final = "amp.attachment"
-_PIECE: Final = 1 << 18
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _TYPE: Final = re.compile(r"[\w.+-]{1,80}/[\w.+-]{1,80}(?:; ?[\w-]+=[\w.+-]+)?", re.ASCII)
 
@@ -91,7 +90,14 @@ class Attachments:
         """All of them; the order of the table is that of the docstring."""
         return (
             Route("POST", "/attachments/upload", self._upload),
-            Route("PUT", "/attachments/{id}/upload/{token}", self._bring, MAX_SIZE, any_type=True),
+            Route(
+                "PUT",
+                "/attachments/{id}/upload/{token}",
+                self._bring,
+                MAX_SIZE,
+                any_type=True,
+                stream=True,
+            ),
             Route("POST", "/attachments/{id}/confirm", self._confirm),
             Route("GET", "/attachments/{id}", self._show),
             Route("GET", "/attachments/{id}/download", self._download),
@@ -198,12 +204,14 @@ class Attachments:
         known = self._known(identifier)
         if not hmac.compare_digest(known["upload"], _hash(request.params["token"])):
             raise not_found("there is no such link")
+        if request.stream is None:
+            raise Invalid("there is no body")
         if self._shared.now() > known["until"] or known["status"] != "pending":
             raise Fault("attachment_expired", 410, "this link was used, or is over an hour old")
         self._coming += 1
         try:
             sha256 = known["digest"].removeprefix("sha256:")
-            async with aclosing(_pieces(request)) as data:
+            async with aclosing(request.stream) as data:
                 first = await self._files.keep(identifier, data, known["size"], sha256)
         except Invalid as exc:
             raise Fault("attachment_rejected", 422, str(exc)) from exc
@@ -372,8 +380,3 @@ def _size(said: Document) -> int:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(request.body), _PIECE):
-        yield request.body[start : start + _PIECE]

@@ -7,7 +7,8 @@
   H3  A path is matched segment by segment before it is decoded: %2F is no slash. Names stand before
       parameters. An unknown path is `no_route`, a known one with another method `no_method`; HEAD
       is answered as GET, OPTIONS with 204.
-  H4  A body must have come within BODY_WITHIN; a bug in a route is logged and answered 500.
+  H4  A body must have come within BODY_WITHIN, of a stream each piece; a bug in a route is logged
+      and answered 500.
   H5  A request whose length is said twice, by Content-Length and by Transfer-Encoding, is refused
       (RFC 9112, section 6.3): a proxy before us may have read another one (request smuggling).
   H6  When the server stops, every open WebSocket is closed with 1001.
@@ -20,7 +21,15 @@ Not here: the listening socket, TLS, HTTP's own syntax (server.py).
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -197,12 +206,17 @@ class App:
             if head.request.method == "OPTIONS":
                 return Answer(204)
             route, params = head.table.route(head.request.method, head.path)
-            body = await self._body(head, route, receive)
+            pieces = self._pieces(head, route, receive)
+            body = b"" if route.stream else await _body(pieces)
         except HttpRefused as exc:
             with trio.move_on_after(0 if head.read else _DRAIN_WITHIN):
                 await _drain(receive)
             return _closing(service.failure(head.request, exc), head, exc)
-        head.request = request = _whole(head, params, body)
+        head.request = request = _whole(head, params, body, pieces if route.stream else None)
+        answer = await self._asked(route, request, body, service)
+        return answer if head.read else await _cut(answer, head, receive)
+
+    async def _asked(self, route: Route, request: Request, body: bytes, service: Service) -> Answer:
         try:
             if body and not route.any_type:
                 check_type(request.method, request.headers)
@@ -220,29 +234,32 @@ class App:
         if "transfer-encoding" in headers and "content-length" in headers:
             raise HttpRefused("the body's length is said twice", code="ambiguous")
 
-    async def _body(self, head: _Head, route: Route, receive: Receive) -> bytes:
+    async def _pieces(
+        self, head: _Head, route: Route, receive: Receive
+    ) -> AsyncGenerator[bytes, None]:
+        """The body as it comes (H2, H4)."""
         limit = route.limit
         if limit is None:
             limit = self._limits.get(head.table.service.name, DEFAULT_LIMIT)
         announced = head.request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise _too_large(limit)
-        parts, size = [], 0
-        with trio.move_on_after(BODY_WITHIN):
-            while True:
+        size = 0
+        while not head.read:
+            event: Mapping[str, Any] = {}
+            with trio.move_on_after(BODY_WITHIN):
                 event = await receive()
-                if event["type"] == "http.disconnect":
-                    head.read = True  # and nothing more will come
-                    raise HttpRefused("the body did not come to its end", code="incomplete")
-                part = event.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-                if not event.get("more_body"):
-                    head.read = True
-                    return b"".join(parts)
-        raise HttpRefused("the body took too long to come", code="too_slow")
+            if not event:
+                raise _too_slow()
+            if event["type"] == "http.disconnect":
+                head.read = True  # and nothing more will come
+                raise HttpRefused("the body did not come to its end", code="incomplete")
+            part = event.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            head.read = not event.get("more_body")
+            yield part
 
     async def _socket(self, head: _Head, receive: Receive, send: Send) -> None:
         route = head.table.socket(head.path)
@@ -262,11 +279,35 @@ class App:
             self._open.discard(socket)
 
 
-def _whole(head: _Head, params: dict[str, str], body: bytes) -> Request:
+async def _body(pieces: AsyncGenerator[bytes, None]) -> bytes:
+    """All of them (H4)."""
+    with trio.move_on_after(BODY_WITHIN):
+        async with aclosing(pieces):
+            return b"".join([each async for each in pieces])
+    raise _too_slow()
+
+
+async def _cut(answer: Answer, head: _Head, receive: Receive) -> Answer:
+    """The answer to a stream that was not read to its end: the last on its connection."""
+    with trio.move_on_after(_DRAIN_WITHIN):
+        await _drain(receive)
+        head.read = True
+    if not str(head.scope.get("http_version")).startswith("1"):
+        return answer
+    return replace(answer, headers={**answer.headers, "Connection": "close"})
+
+
+def _too_slow() -> HttpRefused:
+    return HttpRefused("the body took too long to come", code="too_slow")
+
+
+def _whole(
+    head: _Head, params: dict[str, str], body: bytes, stream: AsyncGenerator[bytes, None] | None
+) -> Request:
     old = head.request
     return Request(
         old.method, "/" + "/".join(head.path), old.raw_path, params, old.query, old.headers, body,
-        old.peer, old.id, old.secure, old.base, old.peer_port,
+        old.peer, old.id, old.secure, old.base, old.peer_port, stream,
     )  # fmt: skip
 
 

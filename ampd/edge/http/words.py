@@ -7,7 +7,7 @@ was found: HttpRefused says which status such a thing has in HTTP.
 Not here: sockets and ASGI (app.py, server.py); which service gets a request (gateway.py).
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -45,7 +45,7 @@ class HttpRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, read to its end."""
+    """One request, read to its end unless its route takes a stream."""
 
     method: str
     path: str  # as the service's routes see it, decoded
@@ -59,6 +59,7 @@ class Request:
     secure: bool  # over TLS
     base: str  # by which we were reached: "http://localhost:23000"
     peer_port: int = 0  # of the connection's other end; 0: not known
+    stream: AsyncGenerator[bytes, None] | None = None  # the body as it comes, of a Route.stream
 
     @property
     def bearer(self) -> str:
@@ -133,6 +134,7 @@ class Route:
     handle: Callable[[Request], Awaitable[Answer]]
     limit: int | None = None  # bytes of the largest body; None: the service's
     any_type: bool = False  # takes bodies that are no JSON
+    stream: bool = False  # the body is not read before: Request.stream has it, within `limit`
 
 
 @dataclass(frozen=True, slots=True)
