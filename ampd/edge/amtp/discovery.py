@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ampd.core.contacts import FOREIGN_SOURCES
 from ampd.core.directory import Listed
 from ampd.edge.amtp.accounts import Account, Accounts
 from ampd.edge.amtp.addresses import Addresses
@@ -25,6 +26,7 @@ from ampd.edge.http.words import Answer, Request, Route
 
 ACTIVE_FOR: Final = 30 * 86_400_000  # ms, as the draft says
 _TTL: Final = 300_000_000_000  # nanoseconds, as the reference's clients read it
+_USABLE: Final = frozenset(("seen", "pinned", "verified"))
 _FILTERS: Final = ("address", "delivery_mode", "role", "capability", "schema")
 
 Capabilities = Callable[[str], Awaitable[Mapping[str, Any] | None]]
@@ -116,11 +118,17 @@ class Discovery:
         return found
 
     def _elsewhere(self, domain: str) -> list[Line]:
+        """Agents of other nodes whose cards are known, then those of other gateways."""
         listed = self._shared.rooms.directory.listed(domain)
-        return [
-            self._line(each, None)
-            for each in listed
-            if not each.address.endswith(f"@{self._addresses.node_domain}")
+        ours = f"@{self._addresses.node_domain}"
+        found = [self._line(each, None) for each in listed if not each.address.endswith(ours)]
+        seen = {line.address for line in found}
+        return found + [
+            Line(known.address, "pull", (), (), "", known.note, 0, 0, active=True)
+            for known in self._shared.rooms.contacts.listed()
+            if known.source in FOREIGN_SOURCES and known.state in _USABLE and not known.blocked
+            if known.address not in seen
+            if not domain or known.address.endswith(f"@{domain}")
         ]
 
     def _line(self, listed: Listed, account: Account | None) -> Line:
@@ -168,7 +176,8 @@ class Discovery:
             raise Failure(
                 404, "CAPABILITIES_NOT_FOUND", f"{domain} has no AMTP gateway that is known"
             )
-        return Answer.json(200, found)
+        now = time_text(self._shared.now())
+        return Answer.json(200, {"domain": domain, "discovered_at": now, **found})
 
     def _own(self, domain: str) -> dict[str, Any]:
         schemas = {name for each in self._accounts.all() for name in each.schemas}

@@ -8,6 +8,7 @@ import pytest
 from edge.amtp.team import error_of, team
 
 from ampd.core.agents import Profile
+from ampd.model.address import Address
 
 
 @pytest.fixture
@@ -207,3 +208,11 @@ async def test_in2_what_was_handed_out_is_read_and_stays(us, alice, bob):
 async def test_in3_acknowledging_twice_is_not_found(us, alice, bob):
     sent = (await us.send("alice", "bob", payload={})).json["message_id"]
     assert [(await us.ack("bob", bob, sent)).status for _ in "12"] == [200, 404]
+
+
+async def test_di4_so_are_those_of_other_gateways_that_somebody_wrote_to(us, alice):
+    await us.here.shared.foreign.introduce(Address("carol", "far.example"), "amtp")
+    assert await discovered(us) == ["alice@localhost", "carol@far.example"]
+    reply = await us.here.get("/v1/discovery/agents/far.example")
+    assert [each["address"] for each in reply.json["agents"]] == ["carol@far.example"]
+    assert (await us.here.get("/v1/discovery/agents/r.example")).status == 404
