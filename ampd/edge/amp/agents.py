@@ -144,22 +144,21 @@ class AgentsApi:
         if limit and (not limit.isascii() or not limit.isdecimal() or int(limit[:9]) < 1):
             raise invalid("limit", "limit must be a number of at least 1")
         size = min(PAGE, int(limit[:9] or PAGE))
-        agents = sorted(self._shared.rooms.agents, key=lambda agent: agent.name)
-        found = [self._line(each) for each in agents if self._tenant(each) == tenant]
+        accounts = {each.name: each for each in self._accounts.all()}
+        found = []
+        for agent in sorted(self._shared.rooms.agents, key=lambda agent: agent.name):
+            theirs = accounts.get(agent.name)
+            if tenant == (theirs.tenant if theirs else self._names.home):
+                found.append(self._line(agent, theirs))
         found = [each for each in found if search in f"{each['address']} {each['alias']}".lower()]
         rest = [each for each in found if each["address"] > after]
         page, more = rest[:size], len(rest) > size
         answer = {"agents": page, "total": len(found), "has_more": more}
         return Answer.json(200, answer | ({"cursor": page[-1]["address"]} if more else {}))
 
-    def _tenant(self, agent: Agent) -> str:
-        account = self._accounts.of(agent.name)
-        return account.tenant if account else self._names.home
-
-    def _line(self, agent: Agent) -> dict[str, Any]:
-        account = self._accounts.of(agent.name)
+    def _line(self, agent: Agent, account: Account | None) -> dict[str, Any]:
         line = {
-            "address": self._mail.amp_address(agent),
+            "address": account.address if account else self._names.address(agent.name),
             "alias": (account.alias if account else agent.card.alias) or None,
             "online": account is None or self._transport.online(agent.name),
         }
@@ -178,7 +177,7 @@ class AgentsApi:
             raise not_found(f"no agent {text} here")
         theirs = self._accounts.of(agent.name)
         key = theirs.key if theirs else self._transport.provider.signer_of(agent).public
-        return Answer.json(200, self._line(agent) | _key_document(key))
+        return Answer.json(200, self._line(agent, theirs) | _key_document(key))
 
     async def card(self, _request: Request, account: Account) -> Answer:
         """GET /agents/me/card."""

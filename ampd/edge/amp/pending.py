@@ -9,6 +9,7 @@ PE1  First in, first out; what is not acknowledged is handed out again, as often
 PE2  A page has 100 messages unless `limit` says less: clients ask for one page and no more.
 PE3  What has expired is not handed out.
 PE4  Acknowledging twice is as good as once; what never was there is 404.
+PE6  A page ends early once it holds MAX_PAGE bytes of messages.
 PE5  `wait` (at most 30 seconds) waits for a message if there is none.
 """
 
@@ -18,7 +19,7 @@ import trio
 
 from ampd.core.agents import Agent
 from ampd.edge.amp.accounts import Account, Accounts
-from ampd.edge.amp.rendering import Rendering
+from ampd.edge.amp.rendering import Document, Rendering
 from ampd.edge.gateway_mail import GatewayMail, Piece
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request
@@ -26,6 +27,8 @@ from ampd.protocol.amp.faults import Fault, invalid, missing, not_found
 from ampd.protocol.amp.ids import MAX_ID, native_id
 
 PAGE: Final = 100
+MAX_PAGE: Final = 4 << 20  # bytes: eight of the largest messages
+_AT_ONCE: Final = 10  # messages: about 3 ms
 MAX_ACKS: Final = 1000  # ids at once: as many as may wait
 LONGEST_WAIT: Final = 30.0  # seconds: proxies give up after 60
 
@@ -50,11 +53,10 @@ class Pending:
         with trio.move_on_after(wait):
             while wait:
                 news = self._mail.news(agent)
-                if self._page(agent, 1, after)[0]:
+                if (await self._page(agent, 1, after))[0]:
                     break
                 await news.wait()
-        pieces, cursor, total, skipped = self._page(agent, limit, after)
-        items = [self._rendering.item(agent, piece) for piece in pieces]
+        items, cursor, total, skipped = await self._page(agent, limit, after)
         answer: dict[str, Any] = {
             "messages": items,
             "count": len(items),
@@ -64,19 +66,28 @@ class Pending:
         }
         return Answer.json(200, answer | ({"cursor": str(cursor)} if cursor else {}))
 
-    def _page(self, agent: Agent, limit: int, after: int) -> tuple[list[Piece], int, int, int]:
-        """Pieces that have not expired, the next cursor, how many wait, how many have expired."""
+    async def _page(
+        self, agent: Agent, limit: int, after: int
+    ) -> tuple[list[Document], int, int, int]:
+        """Items that have not expired, the next cursor, how many wait, how many have expired.
+
+        Others get their turn in between, and a page of large messages is a short one (PE6).
+        """
         now = self._shared.now()
-        found: list[Piece] = []
-        skipped = 0
+        found: list[Document] = []
+        skipped = size = 0
         while True:
-            page = self._mail.page(agent, limit - len(found), after)
-            living = [each for each in page.pieces if self._expires(each) > now]
-            skipped += len(page.pieces) - len(living)
-            found += living
-            if not page.next or len(found) >= limit:
+            page = self._mail.page(agent, min(_AT_ONCE, limit - len(found)), after)
+            for piece in page.pieces:
+                if self._expires(piece) <= now:
+                    skipped += 1
+                    continue
+                found.append(self._rendering.item(agent, piece))
+                size += piece.summary.size
+            if not page.next or len(found) >= limit or size >= MAX_PAGE:
                 return found, page.next, page.waiting, skipped
             after = page.next
+            await trio.lowlevel.checkpoint()
 
     def _expires(self, piece: Piece) -> int:
         return self._rendering.expires(piece.summary.seq)

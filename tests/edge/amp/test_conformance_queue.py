@@ -245,6 +245,16 @@ async def test_pe5_a_request_waits_no_longer_than_it_says(bob, autojump_clock):
     assert trio.current_time() - before == pytest.approx(5)
 
 
+async def test_pe6_a_page_of_large_messages_is_a_short_one(alice, bob):
+    for n in range(30):
+        await alice.send("bob", str(n), context="x" * 250_000)
+    first = await bob.pending()
+    assert first["has_more"] and 10 <= first["count"] < 30
+    assert first["remaining"] == 30 - first["count"]
+    rest = await bob.pending(f"?cursor={first['cursor']}")
+    assert subjects(first) + subjects(rest) == [str(n) for n in range(30)]
+
+
 async def test_pe3_expired_messages_do_not_hide_those_behind_them(here, alice, bob):
     for n in range(5):
         await alice.send("bob", f"old {n}", expires_at=when(here.clock() + 10_000))
