@@ -19,12 +19,13 @@ import trio
 
 from ampd.core.agents import Agent
 from ampd.edge.amp.accounts import Account, Accounts
-from ampd.edge.amp.rendering import Document, Rendering
+from ampd.edge.amp.rendering import Rendering
 from ampd.edge.gateway_mail import GatewayMail, Piece
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request
 from ampd.protocol.amp.faults import Fault, invalid, missing, not_found
 from ampd.protocol.amp.ids import MAX_ID, native_id
+from ampd.protocol.raw_json import Raw, write
 
 PAGE: Final = 100
 MAX_PAGE: Final = 4 << 20  # bytes: eight of the largest messages
@@ -66,15 +67,13 @@ class Pending:
         }
         return Answer.json(200, answer | ({"cursor": str(cursor)} if cursor else {}))
 
-    async def _page(
-        self, agent: Agent, limit: int, after: int
-    ) -> tuple[list[Document], int, int, int]:
+    async def _page(self, agent: Agent, limit: int, after: int) -> tuple[list[Raw], int, int, int]:
         """Items that have not expired, the next cursor, how many wait, how many have expired.
 
         Others get their turn in between, and a page of large messages is a short one (PE6).
         """
         now = self._shared.now()
-        found: list[Document] = []
+        found: list[Raw] = []
         skipped = size = 0
         while True:
             page = self._mail.page(agent, min(_AT_ONCE, limit - len(found)), after)
@@ -82,12 +81,12 @@ class Pending:
                 if self._expires(piece) <= now:
                     skipped += 1
                     continue
-                found.append(self._rendering.item(agent, piece))
+                found.append(Raw(write(self._rendering.item(agent, piece))))
                 size += piece.summary.size
+                await trio.lowlevel.checkpoint()
             if not page.next or len(found) >= limit or size >= MAX_PAGE:
                 return found, page.next, page.waiting, skipped
             after = page.next
-            await trio.lowlevel.checkpoint()
 
     def _expires(self, piece: Piece) -> int:
         return self._rendering.expires(piece.summary.seq)
