@@ -98,17 +98,12 @@ class HttpClient:
             async with pool.stream(
                 request.method, str(request.target), headers=request.sent(), content=request.body
             ) as response:
-                parts, size = [], 0
-                async for part in response.aiter_stream():
-                    parts.append(part[: limit - size])
-                    size += len(part)
-                    if size > limit:
-                        break
+                body, whole = await _read(response, limit)
                 found = {
                     name.decode("latin-1").lower(): value.decode("latin-1")
                     for name, value in response.headers
                 }
-                return Reply(response.status, found, b"".join(parts), size <= limit)
+                return Reply(response.status, found, body, whole)
         except (
             httpcore.NetworkError,
             httpcore.ProtocolError,
@@ -212,6 +207,22 @@ class _Checked(httpcore.AsyncNetworkBackend):
         await trio.sleep(seconds)
 
 
+async def _read(response: httpcore.Response, limit: int) -> tuple[bytes, bool]:
+    """The body, as far as the limit goes, and whether that is all of it."""
+    body = bytearray()
+    try:
+        async for part in response.aiter_stream():
+            body += part
+            if len(body) > limit:
+                await (
+                    response.aclose()
+                )  # and on: generators left in their middle are not cleaned up
+    except (httpcore.NetworkError, httpcore.ProtocolError):
+        if len(body) <= limit:
+            raise
+    return bytes(body[:limit]), len(body) <= limit
+
+
 def _host_header(target: Target) -> str:
     host = f"[{target.host}]" if ":" in target.host else target.host
     default = {"http": 80, "https": 443}[target.scheme]
@@ -228,6 +239,6 @@ def _shown(url: str) -> str:
 
 def _reason(exc: BaseException) -> str:
     """What went wrong, at its root: "certificate verify failed", not "connection broken"."""
-    while exc.__cause__ is not None:
-        exc = exc.__cause__
+    while (cause := exc.__cause__ or exc.__context__) is not None:
+        exc = cause
     return str(exc) or type(exc).__name__

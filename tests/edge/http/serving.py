@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from edge.gateway_harness import Nothing
+from trio_websocket import wrap_client_stream
 
 from ampd.edge.http.app import App
 from ampd.edge.http.guard import Guard
@@ -67,6 +68,15 @@ async def serving(tls=None, service=None):
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         yield server
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def websocket(server, path="/ws"):
+    """A maintained client's WebSocket."""
+    host, port = server.address
+    async with await trio.open_tcp_stream(host, port) as stream, trio.open_nursery() as nursery:
+        yield await wrap_client_stream(nursery, stream, f"localhost:{port}", path)
         nursery.cancel_scope.cancel()
 
 

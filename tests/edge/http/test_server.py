@@ -5,11 +5,11 @@ import ssl
 
 import pytest
 import trio
-from edge.http.serving import certificate, exchange, hear, serving, statuses
+from edge.http.serving import certificate, exchange, hear, serving, statuses, websocket
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ResponseReceived, StreamEnded
-from trio_websocket import ConnectionClosed, connect_websocket_url
+from trio_websocket import ConnectionClosed
 
 from ampd.edge.http import server as server_module
 from ampd.edge.http.app import HEAD_BYTES
@@ -214,15 +214,13 @@ async def test_s4_what_is_not_finished_in_time_is_left(monkeypatch):
 
 
 async def test_s4_open_websockets_are_told():
-    async with serving() as server, trio.open_nursery() as nursery:
-        client = await connect_websocket_url(nursery, f"ws://localhost:{server.address[1]}/ws")
+    async with serving() as server, websocket(server) as client:
         await client.send_message("hello")
         assert await client.get_message() == "hello"
         server.stop()
         with pytest.raises(ConnectionClosed) as caught:
             await client.get_message()
         assert caught.value.reason.code == 1001
-        await client.aclose()
 
 
 async def test_s5_a_bug_in_one_connection_ends_that_one_only(monkeypatch, caplog):
@@ -238,23 +236,19 @@ async def test_s5_a_bug_in_one_connection_ends_that_one_only(monkeypatch, caplog
 
 
 async def test_a_websocket_carries_large_texts_and_answers_pings():
-    async with serving() as server, trio.open_nursery() as nursery:
-        url = f"ws://localhost:{server.address[1]}/ws"
-        client = await connect_websocket_url(nursery, url, max_message_size=2 << 20)
-        await client.send_message("ä" * 500_000)
-        assert await client.get_message() == "ä" * 500_000
+    async with serving() as server, websocket(server) as client:
+        await client.send_message("ä" * 400_000)
+        assert await client.get_message() == "ä" * 400_000
         await client.ping()
         await client.aclose()
 
 
 async def test_a_websocket_takes_no_binary():
-    async with serving() as server, trio.open_nursery() as nursery:
-        client = await connect_websocket_url(nursery, f"ws://localhost:{server.address[1]}/ws")
+    async with serving() as server, websocket(server) as client:
         await client.send_message(b"\0")
         with pytest.raises(ConnectionClosed) as caught:
             await client.get_message()
         assert caught.value.reason.code == 1003
-        await client.aclose()
 
 
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
