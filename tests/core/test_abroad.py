@@ -207,6 +207,18 @@ async def test_ab1_what_waits_for_native_recipients_is_left_alone(
     await until(running, lambda: len(running.outbox()) == 1)
     assert [str(p.recipient) for _, p in courier.log] == [str(BOB)]
     assert [row["address"] for row in running.outbox()] == ["bob@there.local"]
+    assert bob.key not in running.abroad.attempts
+
+
+async def test_ab1_an_id_that_two_agents_chose_names_a_letter_of_each(
+    autojump_clock, running, alice, courier
+):
+    carol = await running.agent("carol")
+    courier.script = lambda parcel: away(parcel) if parcel.recipient == BOB else None
+    await running.submission.send(alice, Draft((str(BOB),), id=bytes(16)))
+    await running.submission.send(carol, Draft((str(ZOE),), id=bytes(16)))
+    await until(running, lambda: len(running.outbox()) == 1)
+    assert [row["address"] for row in running.outbox()] == [str(BOB)]
 
 
 async def test_ab1_transfer_leaves_alone_what_is_for_the_gateways(

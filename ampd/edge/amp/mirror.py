@@ -112,7 +112,9 @@ def _file(item: Document) -> str:
     local = {
         "received_at": item["queued_at"],
         "status": "unread",
+        "read_at": None,
         "delivery_method": "local",
+        "verified": trust != "untrusted",  # section 04's word, and that of the clients
         "signature_verified": trust != "untrusted",
         "security": security,
     }

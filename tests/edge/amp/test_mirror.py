@@ -114,8 +114,9 @@ async def test_mi1_mail_comes_into_the_folder_of_the_key_that_registered(here, h
     identifier = message["envelope"]["id"]
     assert path == f"alice_acme_aimaestro_local/{identifier}.json"
     assert message["payload"] == {"type": "request", "message": "hello", "context": {"n": 1}}
-    assert message["local"]["status"] == "unread"
-    assert message["local"]["security"]["trust"] == "verified"
+    local = message["local"]
+    assert (local["status"], local["read_at"], local["verified"]) == ("unread", None, True)
+    assert local["received_at"].endswith("Z") and local["security"]["trust"] == "verified"
 
 
 async def test_mi1_a_folder_of_the_same_name_with_another_key_gets_nothing(here, home, alice, bob):
