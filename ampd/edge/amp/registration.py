@@ -36,7 +36,7 @@ from ampd.edge.gateway_values import GatewayValues
 from ampd.edge.http.words import Request
 from ampd.edge.methods import Rooms
 from ampd.model.address import check_name
-from ampd.model.errors import Invalid, Refused
+from ampd.model.errors import Invalid, Refused, StorageError
 from ampd.protocol.amp.address import AmpAddress, Names
 from ampd.protocol.amp.envelope import EARLY_BY, STALE_AFTER
 from ampd.protocol.amp.faults import Fault, invalid, missing
@@ -261,14 +261,18 @@ class Registration:
     async def finish(self) -> None:
         """RG5: an agent that was made for a registration which never got its answer goes again."""
         for claim in self._registry.find(CLAIM):
-            agent = next((each for each in self._rooms.agents if each.name == claim.key), None)
-            made_for_it = agent is not None and agent.created >= int(claim.value["at"])
-            if agent is None or not made_for_it or not self._is_unused(agent):
-                log.info("a registration was not finished", extra={"agent": claim.key})
-            else:
-                await self._rooms.agents.remove(agent.name, purge=True)
-                await self._rooms.agents_changed()
-            await self._registry.delete(CLAIM, claim.key)
+            try:
+                await self._undo(claim.key, int(claim.value["at"]))
+            except StorageError as exc:  # a full disk: at the next start
+                log.warning("a registration stays half done", extra={"why": str(exc)})
+
+    async def _undo(self, name: str, since: int) -> None:
+        agent = next((each for each in self._rooms.agents if each.name == name), None)
+        if agent is not None and agent.created >= since and self._is_unused(agent):
+            await self._rooms.agents.remove(name, purge=True)
+            await self._rooms.agents_changed()
+            log.info("a registration that was half done is undone", extra={"agent": name})
+        await self._registry.delete(CLAIM, name)
 
     def _is_unused(self, agent: Agent) -> bool:
         if self._accounts.of(agent.name) is not None:
