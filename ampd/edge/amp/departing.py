@@ -3,8 +3,9 @@
 DP1  What the agent's own program signed goes as it was signed. All else is signed here, by the
      key that this node keeps for the agent (provider.py, PK2).
 DP2  A body over AMP's limit is refused, not cut.
-DP3  2xx is an answer; what may pass (no answer, 5xx, 408, 425, 429) is offered again; the rest is
-     final. That it has the message already is as good as an answer.
+DP3  2xx is an answer; what may pass (no answer, 5xx, 408, 425, 429, 421 of a host that does not
+     know its name yet, and a repetition that came too soon: intake.py, IN3) is offered again; the
+     rest is final. That it has the message already is as good as an answer.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Final
 
 from ampd.core.ports import Parcel
 from ampd.crypto.foreign_keys import ForeignKey
-from ampd.edge.amp.intake import key_said
+from ampd.edge.amp.intake import REPLAY, key_said
 from ampd.edge.amp.ports import Document, Mail
 from ampd.edge.amp.provider import Provider
 from ampd.edge.http.client import Reply
@@ -75,6 +76,6 @@ def answered(reply: Reply, who: str) -> Delivery:
     if said.get("error") in _HAS_IT:
         return Delivery("relayed")
     text = f"{who} answered {reply.status}: {said.get('message') or said.get('error') or 'no'}"
-    if reply.status >= 500 or reply.status in _AGAIN:
+    if reply.status >= 500 or reply.status in _AGAIN or said.get("error") == REPLAY:
         raise Unavailable(text[:500])
     raise Refused(text[:500])

@@ -32,6 +32,7 @@ from ampd.protocol.amp.faults import Fault
 from ampd.protocol.amp.ids import native_id, thread_of
 
 REPEAT_WITHIN: Final = 300_000  # milliseconds: how long a provider's own signature is fresh
+REPLAY: Final = "replay_detected"  # not "duplicate": the sender must not take it for kept
 KEPT_FOR: Final = 7 * 86_400_000  # what says no end itself
 LONGEST: Final = 30 * 86_400_000
 KEY_KEPT_FOR: Final = 400 * 86_400_000
@@ -124,7 +125,10 @@ class Intake:
             return
         known = self._shared.registry.get(_SEEN, key)
         if known is not None and known["id"] != post.id:
-            raise Fault("duplicate_message", 409, "this message came already, under another id")
+            raise Fault(
+                REPLAY, 409, "this message came already, under another id, in the last 5 minutes",
+                headers={"Retry-After": str(REPEAT_WITHIN // 1000)},
+            )  # fmt: skip
 
     async def _proves(self, sender: Address, key: ForeignKey) -> bool:
         """IN2."""

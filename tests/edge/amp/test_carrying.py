@@ -215,6 +215,19 @@ async def test_a_provider_that_is_away_gets_it_later(tmp_path, autojump_clock):
         assert await bob.texts() == ["first", "second"]
 
 
+async def test_dp3_the_same_words_twice_within_minutes_come_twice_in_the_end(
+    tmp_path, autojump_clock
+):
+    async with net(tmp_path, fakes.JumpingClock(autojump_clock)) as network:
+        alice, bob = await two_providers(network)
+        await alice.route(BOB, "ok")
+        await bob.news()
+        again = (await alice.route(BOB, "ok")).json  # signed alike, for Ed25519 signs no time
+        assert again["status"] == "queued"
+        await bob.news(2)
+        assert await bob.texts() == ["ok", "ok"]
+
+
 async def test_gateway_resolve_finds_a_provider_without_dns_over_http(tmp_path):
     async with net(tmp_path) as network:
         place = await network.gateway(

@@ -214,7 +214,7 @@ async def test_in3_a_changed_id_defeats_no_replay_protection(tmp_path):
         letter = stranger.letter(BOB)
         again = {**letter, "envelope": {**letter["envelope"], "id": "msg_1_abc"}}
         assert (await stranger.deliver(place, letter)).status == 200
-        assert said(await stranger.deliver(place, again)) == (409, False, "duplicate_message")
+        assert said(await stranger.deliver(place, again)) == (409, False, "replay_detected")
         assert len(await bob.pending()) == 1
         network.clock.time += REPEAT_WITHIN
         assert (await stranger.deliver(place, stranger.letter(BOB))).status == 200
