@@ -3,7 +3,7 @@ letters.
 
   OC1  Every recipient of every message is told of once as delivered and once as failed, also after
        a restart: what was told, the cursor and what the listeners keep are one change on disk.
-  OC2  What happened before this was first started, or before an agent was first seen, is not told.
+  OC2  What happened before this was first started is not told.
 
 Kinds in the registry: "amtp.outcome.cursor" by agent, "amtp.outcome.told" by agent, message,
 recipient and outcome.
@@ -19,6 +19,7 @@ from ampd.core.agents import Agent
 from ampd.core.tracking import DeliveryState
 from ampd.edge.gateway_values import Shared
 from ampd.model.errors import StorageError, Unavailable
+from ampd.model.message import id_text
 from ampd.storage.registry import Batch
 
 _CURSOR: Final = "amtp.outcome.cursor"
@@ -42,6 +43,7 @@ class Outcome:
     state: DeliveryState
 
 
+_State = tuple[str, str, list[DeliveryState]]
 Listener = Callable[[Batch, Agent, Outcome], None]
 Told = Callable[[], None]
 
@@ -60,53 +62,81 @@ class Outcomes:
     async def run(self) -> None:
         """Until cancelled."""
         followed: dict[bytes, trio.CancelScope] = {}
+        is_new = False  # whoever is here before the first look
         async with trio.open_nursery() as nursery:
             while True:
                 changed = self._rooms.store.changed("agents")
-                agents = {agent.key: agent for agent in self._rooms.agents}
-                for key in [key for key in followed if key not in agents]:
+                keys = self._keys()
+                for key in followed.keys() - keys:
                     followed.pop(key).cancel()
-                for key, agent in agents.items():
-                    if key not in followed:
-                        followed[key] = trio.CancelScope()
-                        nursery.start_soon(self._follow, agent, followed[key])
+                for key in keys - followed.keys():
+                    followed[key] = trio.CancelScope()
+                    nursery.start_soon(self._follow, key, followed[key], is_new)
+                is_new = True
                 await changed.wait()
 
-    async def _follow(self, agent: Agent, scope: trio.CancelScope) -> None:
+    def _keys(self) -> set[bytes]:
+        """Of all agents. Their record wakes us before their room knows them: so from the store."""
+        rows = self._rooms.store.view.execute("SELECT key FROM agents WHERE removed=0")
+        return {row[0] for row in rows}
+
+    async def _follow(self, key: bytes, scope: trio.CancelScope, is_new: bool) -> None:  # noqa: FBT001
         with scope:
             while True:
-                changed = self._rooms.store.changed(("sent", agent.key))
+                changed = self._rooms.store.changed(("sent", key))
                 try:
-                    went_on = await self._look(agent)
+                    agent = self._rooms.agents.of_key(key)
+                    went_on = agent is not None and await self._look(agent, is_new=is_new)
                 except (StorageError, Unavailable):
                     await trio.sleep(_PAUSE)
                     continue
                 if not went_on:
                     await changed.wait()
 
-    async def _look(self, agent: Agent) -> bool:
+    async def _look(self, agent: Agent, *, is_new: bool) -> bool:
         """Tell of what changed since the cursor; whether anything did."""
-        saved = self._registry.get(_CURSOR, agent.key.hex())
+        before = self._registry.get(_CURSOR, agent.key.hex())
         newest = self._rooms.tracking.cursor()
-        if saved is None or saved["changed"] > newest:  # OC2; or the index was made anew
-            await self._registry.put(
-                _CURSOR, agent.key.hex(), {"changed": newest}, owner=agent.name
-            )
-            return False
-        cursor, moved = self._rooms.tracking.changed(agent, saved["changed"])
-        if cursor == saved["changed"]:
+        if before is None or before["changed"] > newest:  # OC2; or the index was made anew
+            old = _Cursor(0, 0) if is_new else _Cursor(newest, self._last_sent(agent))
+            await self._registry.change(lambda batch: _keep(batch, agent, old))
+            before = {"changed": old.changed, "sent": old.sent}
+        old = _Cursor(before["changed"], before["sent"])
+        changed, moved = self._rooms.tracking.changed(agent, old.changed)
+        sent, fresh = self._sent(agent, old.sent)  # what stays on this node arrives at once
+        if (changed, sent) == (old.changed, old.sent):
             return False
         found = [
             Outcome(identifier, _EVENTS[state.status], state)
-            for identifier, _, states in moved
+            for identifier, _, states in (*fresh, *moved)
             for state in states
             if state.status in _EVENTS
         ]
+        cursor = _Cursor(changed, sent)
         await self._registry.change(lambda batch: self._tell(batch, agent, cursor, found))
         self._told()
         return True
 
-    def _tell(self, batch: Batch, agent: Agent, cursor: int, found: list[Outcome]) -> None:
+    def _last_sent(self, agent: Agent) -> int:
+        row = self._rooms.store.view.execute(
+            "SELECT max(m.seq) FROM agents a JOIN messages m ON m.by=a.id WHERE a.key=?",
+            (agent.key,),
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def _sent(self, agent: Agent, after: int) -> tuple[int, list[_State]]:
+        """The states of what an agent sent after a cursor, and the new cursor."""
+        rows = self._rooms.store.view.execute(
+            "SELECT m.seq, m.id FROM agents a JOIN messages m ON m.by=a.id"
+            " WHERE a.key=? AND m.seq>? ORDER BY m.seq LIMIT 100",
+            (agent.key, after),
+        ).fetchall()
+        states = [self._rooms.tracking.deliveries(agent, id_text(row["id"])) for row in rows]
+        return (rows[-1]["seq"] if rows else after), states
+
+    def _tell(
+        self, batch: Batch, agent: Agent, cursor: "_Cursor", found: list[Outcome]
+    ) -> None:  # fmt: skip
         """OC1."""
         for each in found:
             key = f"{agent.key.hex()}/{each.message_id}/{each.state.address}/{each.event}"
@@ -114,4 +144,15 @@ class Outcomes:
             if batch.add(_TOLD, key, {}, owner=agent.name, expires=until):
                 for listener in self._listeners:
                     listener(batch, agent, each)
-        batch.put(_CURSOR, agent.key.hex(), {"changed": cursor}, owner=agent.name)
+        _keep(batch, agent, cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    changed: int  # of statuses (tracking.py)
+    sent: int  # the number of a message in the journal
+
+
+def _keep(batch: Batch, agent: Agent, cursor: _Cursor) -> None:
+    value = {"changed": cursor.changed, "sent": cursor.sent}
+    batch.put(_CURSOR, agent.key.hex(), value, owner=agent.name)

@@ -347,4 +347,6 @@ def _leg(
     }
     if identifier != workflow:
         found["idempotency_key"] = derived_key(identifier)
+    if isinstance(found.get("payload"), raw_json.Raw):
+        found["payload"] = raw_json.parse(found["payload"])
     return found
