@@ -13,7 +13,8 @@ has no place for (schema, headers, attachments, an idempotency key or a time tha
   MA3  What a client reads is never refused by the reader of the Python SDK: sender, recipients and
        a time it understands are always there.
   MA4  A subject that is longer than a native one is cut there, and whole in the context.
-  MA5  What the client left out takes no room in the message: it is made again when it is shown.
+  MA5  What the client left out takes no room in the message: it is made again when it is shown. A
+       payload that is a text and nothing else, {"text": ...}, is the native body, and stands once.
 
 Not here: who may ask (accounts.py), how far a message got (views.py).
 """
@@ -204,7 +205,10 @@ class Mail:
         )
 
     def _payload(self, message: Mapping[str, Any]) -> str | None:
-        return raw_json.write(message["payload"]) if "payload" in message else None
+        """None for {"text": ...} and nothing else: that is what the body says (MA5)."""
+        payload = message.get("payload")
+        plain = isinstance(payload, dict) and list(payload) == ["text"] and text_of(payload)
+        return raw_json.write(payload) if "payload" in message and not plain else None
 
     def _context(self, message: Mapping[str, Any]) -> str | None:
         """What has no place of its own (MA5). Invalid if it cannot travel."""

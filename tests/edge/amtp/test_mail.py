@@ -122,9 +122,19 @@ async def test_ma5_a_plain_message_takes_no_more_room_than_a_native_one(us, alic
         for each in us.here.node.inbox(us.here.node.agents.named("bob"))
     ]
     assert contexts[0] is None
+    first = us.here.node.inbox(us.here.node.agents.named("bob"))[0]
+    full = us.here.node.reading.full(us.here.node.agents.named("bob"), first.seq)
+    assert (full.body, full.payload) == ("hi", None)
+    assert (await got(us, "bob", bob))[0]["payload"] == {"text": "hi"}
     assert json.loads(contexts[1]) == {
         "amtp": {"idempotency_key": KEY, "timestamp": "2027-01-15T08:00:00Z"}
     }
+
+
+@pytest.mark.parametrize("payload", [{"text": ""}, {"text": "a", "b": 1}, "a", {"message": "a"}])
+async def test_ma5_every_other_payload_comes_back_as_it_was(us, alice, bob, payload):
+    await us.send("alice", "bob", payload=payload)
+    assert (await got(us, "bob", bob))[0]["payload"] == payload
 
 
 # --- times.py ----------------------------------------------------------------------------------
