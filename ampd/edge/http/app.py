@@ -160,9 +160,11 @@ class App:
         if scope["type"] == "http":
             head = self._head(scope)
             answer = await self._answer(head, receive)
+            if head.read:
+                await _send(send, head.request, answer)
+                return
             async with trio.open_nursery() as nursery:
-                if not head.read:
-                    nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
+                nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
                 await _send(send, head.request, answer)
                 nursery.cancel_scope.cancel()
         elif scope["type"] == "websocket":

@@ -31,7 +31,7 @@ from typing import Any, Final
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
@@ -201,8 +201,11 @@ class _Connection(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
-        if not (self.context.gone.is_set() and isinstance(event, Updated)):
-            await super().protocol_send(event)
+        if self.context.gone.is_set() and isinstance(event, Updated):
+            return
+        if isinstance(event, RawData) and not event.data:
+            return  # the end of a body whose length was said
+        await super().protocol_send(event)
 
     @property
     def protocol(self) -> ProtocolWrapper:
