@@ -153,7 +153,7 @@ async def test_row_038_rsa_and_ecdsa_sign_the_sha_256_of_the_text(here, bob):
         assert (await client.route(client.message("bob"))).status == 200
 
 
-async def test_row_039_unsigned_mail_stays_on_this_host(here, alice, bob):
+async def test_row_039_unsigned_mail_stays_on_this_host(here, alice, bob, autojump_clock):
     body = alice.message("bob", signed=False)
     assert (await alice.route(body)).status == 200
     item = await bob.one()

@@ -2,11 +2,13 @@
 
 import dataclasses
 import hashlib
+import json
 import re
 import socket
 from random import Random
 from urllib.parse import quote
 
+import fakes
 import pytest
 from edge.amp.amp_client import AmpClient, b64, provider, when
 
@@ -15,6 +17,7 @@ from ampd.edge.amp import loopback
 from ampd.edge.amp.owners import Owners, owner_in
 from ampd.edge.http.words import Request
 from ampd.protocol.amp.faults import Fault
+from ampd.protocol.amp.ids import native_id
 
 DAY = 86_400_000
 
@@ -197,7 +200,9 @@ async def test_rt1_an_agent_may_call_itself_by_each_of_its_addresses(here):
         assert reply.status == expected, said
 
 
-async def test_rt2_open_lets_unsigned_mail_go_no_further_than_the_local_network(tmp_path):
+async def test_rt2_open_lets_unsigned_mail_go_no_further_than_the_local_network(
+    tmp_path, autojump_clock
+):
     async with provider(tmp_path, amp_signatures="open") as here:
         alice = await here.client("alice")
         for address, expected in (("x@other.local", 200), ("x@other.example", 403)):
@@ -306,3 +311,29 @@ async def test_no_body_makes_the_provider_fail(tmp_path):
                 assert reply.status < 500, (route.method, path, reply.text)
                 if reply.status >= 400:
                     assert set(reply.json) >= {"error", "message"}
+
+
+async def test_am2_an_agent_of_another_node_is_not_taken_for_its_namesake_here(
+    here, tmp_path, autojump_clock
+):
+    """Both providers have the domain that clients take for local."""
+    namesake, bob = await here.client("alice"), await here.client("bob")
+    async with fakes.node(tmp_path, "there", clock=here.clock) as there:
+        body = namesake.message("bob", "Hi", "text")
+        payload = body.pop("payload")
+        envelope = {
+            **body, "from": namesake.address, "id": "msg_1_ab", "thread_id": "msg_1_ab",
+        }  # fmt: skip
+        letter = fakes.letter(
+            await there.agent("alice"), here.rooms.agents.named("bob"), id=native_id("msg_1_ab"),
+            subject="Hi", body="text", payload=json.dumps(payload),
+            context=json.dumps({"amp": {"envelope": envelope}}), at=here.clock(),
+        )  # fmt: skip
+        await here.node.mailbox.deliver(letter, there.key.public)
+    item = await bob.one()
+    assert item["envelope"]["from"] == "alice@there.local"
+    assert item["id"] != "msg_1_ab"
+    assert item["local"]["security"]["trust"] == "external"
+    answer = await bob.send(item["envelope"]["from"], "Re: Hi", in_reply_to=item["id"])
+    assert (answer["status"], answer["method"]) == ("queued", "relay")
+    assert (await namesake.pending())["messages"] == []
