@@ -1,7 +1,8 @@
 """What became of a message right after it was sent: what the route's answer says of it.
 
-OC1  "delivered" is said only of what a WebSocket or a webhook of the recipient took, or another
-     host answered for; all else is "queued": it lies on disk and waits to be fetched.
+OC1  "delivered" is said only of what a WebSocket or a webhook of the recipient took, another host
+     answered for, or an agent without an account has in its mailbox on this node; all else is
+     "queued": it lies on disk and waits to be fetched.
 OC2  Nobody waits longer than WAIT: what comes later is told by receipts (receipts.py).
 """
 

@@ -88,6 +88,8 @@ class Transport:
     async def outcome(self, agent: Agent, message: bytes) -> Outcome:
         """What became of a message for an agent here, as far as can be said soon (TR2)."""
         account = self._mail.account_of(agent.name)
+        if account is None:  # it reads its mailbox here: nothing is left to be brought to it
+            return Outcome("delivered", "local", self._shared.now())
         if self._sockets.online(agent.name) or self._webhooks.wanted(account):
             found = await self._outcomes.of(agent.key, message)
             if found is not None:

@@ -53,6 +53,16 @@ async def test_row_074_the_answer_says_accepted_id_delivered_and_method(tmp_path
         assert said(elsewhere) == (404, False, "recipient_not_found")
 
 
+async def test_row_074_an_agent_that_reads_its_mailbox_here_has_it_at_once(tmp_path):
+    async with net(tmp_path) as network:
+        place, _ = await open_gateway(network)
+        nora = await place.node.agent("nora")
+        stranger = Stranger(network)
+        answer = await stranger.deliver(place, stranger.letter("nora@b.example", "Hello Nora"))
+        assert (answer.json["delivered"], answer.json["method"]) == (True, "local")
+        assert place.node.bodies(nora) == ["Hello Nora"]
+
+
 async def test_row_077_federation_goes_over_https_only(tmp_path):
     async with net(tmp_path) as network:
         place, _ = await open_gateway(network)
