@@ -20,10 +20,11 @@ Not here: what an HTTP request means (app.py).
 
 import errno
 import logging
+import math
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,7 @@ from hypercorn.config import Config
 from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import ConnectionState
@@ -179,6 +181,8 @@ class Server:
         context = _Context(self._terminated)
         state = ConnectionState({})
         server = _Connection(self._wrapped, self._config, context, state, wire)
+        server.idle_task = _Idle(self._terminated)
+
         try:
             with contained("an HTTP connection"):
                 await server.run()
@@ -194,11 +198,16 @@ class _Connection(TCPServer):
     """
 
     context: "_Context"
+    idle_task: "_Idle"  # type: ignore[assignment]
 
     async def _read_data(self) -> None:
         await super()._read_data()
         self.context.gone.set()
-        await self.idle_task.stop()
+        self.idle_task.end()
+
+    async def _idle_timeout(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
 
     async def protocol_send(self, event: Event) -> None:
         if self.context.gone.is_set() and isinstance(event, Updated):
@@ -232,6 +241,40 @@ class _Context(WorkerContext):
     async def sleep(self, wait: float) -> None:  # type: ignore[override]
         with trio.move_on_after(wait):
             await self.gone.wait()
+
+
+class _Idle:
+    """When a connection is idle for too long (S2): hypercorn starts a task anew at every request.
+
+    What is slept towards is never later than the deadline, for that only moves on.
+    """
+
+    def __init__(self, terminated: EventWrapper) -> None:
+        self._terminated = terminated
+        self._deadline = math.inf
+        self._scope: trio.CancelScope | None = None
+
+    async def restart(self, tasks: TaskGroup, close: Callable[[], Awaitable[None]]) -> None:
+        self._deadline = trio.current_time() + HEAD_WITHIN
+        if self._scope is None:
+            self._scope = trio.CancelScope()
+            tasks.spawn(self._watch, close)
+
+    async def stop(self) -> None:
+        self._deadline = math.inf
+
+    def end(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _watch(self, close: Callable[[], Awaitable[None]]) -> None:
+        assert self._scope is not None  # noqa: S101 - restart made it
+        with self._scope:
+            while trio.current_time() < self._deadline and not self._terminated.is_set():
+                with trio.move_on_at(min(self._deadline, trio.current_time() + HEAD_WITHIN)):
+                    await self._terminated.wait()
+            if self._deadline < math.inf:  # what is busy closes itself when it is done
+                await close()
 
 
 class _Http1(H11Protocol):
