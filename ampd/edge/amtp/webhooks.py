@@ -37,6 +37,7 @@ from ampd.edge.gateway_values import Shared
 from ampd.edge.http.addresses import target_of
 from ampd.edge.http.words import Answer, Request, Route
 from ampd.model.errors import AmpdError, Invalid, Refused, Unavailable
+from ampd.protocol import raw_json
 from ampd.storage.registry import Batch, Entry
 
 EVENTS: Final = (
@@ -255,8 +256,8 @@ def _check(url: object, secret: object) -> None:
         target_of(url)
     except Invalid as exc:
         raise _wrong(str(exc)) from None
-    fits = secret is None or (isinstance(secret, str) and 0 < len(secret) <= _MAX_SECRET)
-    if not fits:
+    is_text = isinstance(secret, str) and not isinstance(secret, raw_json.Number)
+    if secret is not None and not (is_text and 0 < len(str(secret)) <= _MAX_SECRET):
         raise _wrong(f"secret is a text of 1 to {_MAX_SECRET} characters")
 
 
