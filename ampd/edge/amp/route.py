@@ -144,6 +144,8 @@ class Sending:
             return Whom(str(Address.parse(to)), None)
         if agent is not None:
             return Whom(str(agent.address), agent)
+        if "@" in to and self.knows(str(Address.parse(to))):  # a node or provider within our domain
+            return Whom(str(Address.parse(to)), None)
         native = Address(place.name, self._names.node)
         if self._shared.rooms.agents.at(native) is not None:  # of another tenant or scope
             raise not_found(f"no agent {to} is known here")

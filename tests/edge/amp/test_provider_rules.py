@@ -217,6 +217,18 @@ def _link(address):
     return str(ContactLink(SigningKey.generate().public, Address.parse(address)))
 
 
+async def test_rt6_a_contact_whose_domain_lies_within_the_providers_is_found(here, autojump_clock):
+    alice = await here.client("alice")
+    await here.client("bob")
+    message = alice.message("bob@other.aimaestro.local")
+    assert (await alice.route(message)).status == 404
+    await here.node.contacts.add(_link("bob@other.aimaestro.local"))
+    assert (await alice.route(message)).json["status"] == "queued"
+    agent = here.rooms.agents.named("alice")
+    (sent,) = here.rooms.lists.listing(agent, Filter(box="sent")).messages
+    assert sent.to == ("bob@other.aimaestro.local",)
+
+
 async def test_rt4_agents_that_never_registered_have_no_such_limit(here):
     alice = await here.client("alice")
     carol = await here.node.agent("carol")
