@@ -11,10 +11,12 @@ from urllib.parse import quote
 import fakes
 import pytest
 from edge.amp.amp_client import AmpClient, b64, provider, when
+from edge.http.serving import exchange, statuses
 
 from ampd.core.lists import Filter
 from ampd.edge.amp import loopback
 from ampd.edge.amp.owners import Owners, owner_in
+from ampd.edge.http.server import Server, bind
 from ampd.edge.http.words import Request
 from ampd.protocol.amp.faults import Fault
 from ampd.protocol.amp.ids import native_id
@@ -349,3 +351,20 @@ async def test_am2_an_agent_of_another_node_is_not_taken_for_its_namesake_here(
     answer = await bob.send(item["envelope"]["from"], "Re: Hi", in_reply_to=item["id"])
     assert (answer["status"], answer["method"]) == ("queued", "relay")
     assert (await namesake.pending())["messages"] == []
+
+
+async def test_k11_over_a_real_connection_the_nodes_own_user_gets_a_lost_api_key_back(tmp_path):
+    async with provider(tmp_path) as here:
+        server = Server(here.app, bind(("127.0.0.1", 0)))
+        await here.nursery.start(server.run)
+        body = json.dumps(AmpClient(here, "alice").asks()).encode()
+
+        async def register(headers=b""):
+            head = b"POST /api/v1/register HTTP/1.1\r\nHost: localhost:%d\r\n" % server.address[1]
+            head += b"Content-Type: application/json\r\nConnection: close\r\n" + headers
+            head += b"Content-Length: %d\r\n\r\n" % len(body)
+            return statuses(await exchange(server, head + body))
+
+        assert await register() == [201]
+        assert await register() == [200]
+        assert await register(b"X-Forwarded-For: 203.0.113.9\r\n") == [409]
