@@ -178,11 +178,10 @@ class Accounts:
 
     def caller(self, request: Request) -> Caller:
         """Who asks; nobody if no key was shown, or a wrong one."""
-        bearer = request.bearer
+        account = self.with_key(request.bearer)
+        asks_more = account is None or "x-admin-key" in request.headers
         return Caller(
-            self.with_key(bearer),
-            self._is_admin(request),
-            self._keyless and is_local(request),
+            account, asks_more and self._is_admin(request), self._keyless and is_local(request)
         )
 
     def _is_admin(self, request: Request) -> bool:

@@ -27,7 +27,7 @@ from ampd.edge.amtp.times import parse_time, time_text
 from ampd.edge.amtp.views import FAILED, STATUSES, Found, Views, Wanted, failed_copies
 from ampd.edge.amtp.views import status_members as members_of
 from ampd.edge.gateway_mail import GatewayMail
-from ampd.edge.gateway_values import Shared
+from ampd.edge.gateway_values import GatewayValues, Shared
 from ampd.edge.http.words import Answer, Request, Route
 from ampd.model.errors import Invalid
 from ampd.protocol.amtp.message import VERSION, Message, is_uuid, read
@@ -73,7 +73,7 @@ class Messages:
     def routes(self) -> list[Route]:
         """What this module answers."""
         return [
-            Route("POST", "/v1/messages", self.post),
+            Route("POST", "/v1/messages", self.post, limit=largest(self._shared.values)),
             Route("GET", "/v1/messages", self.list),
             Route("GET", "/v1/messages/{id}", self.show),
             Route("GET", "/v1/messages/{id}/status", self.status),
@@ -264,6 +264,12 @@ class Messages:
             return str(self._mail.addresses.native(text)) if text else ""
         except Invalid as exc:
             raise Failure(400, "INVALID_RECIPIENT", f"{name}: {exc}") from None
+
+
+def largest(values: GatewayValues) -> int:
+    """Bytes of the longest body that may be a message: Python's clients write \\u escapes, which
+    are three times as long as what they stand for, and members that we leave out."""
+    return 3 * values.message_bytes + (64 << 10)
 
 
 def check_version(request: Request) -> None:

@@ -197,7 +197,7 @@ class Views:
 
     def listing(self, agent: Agent | None, wanted: Wanted) -> tuple[list[Found], int]:
         """The messages that fit, the newest first, and how many there are in all (VI1)."""
-        where, values = [_VISIBLE], self._values(agent, wanted)
+        where, values = [_OF_AGENT if agent else "1"], self._values(agent, wanted)
         if wanted.sender:
             where.append("m.sender=:sender")
         if wanted.recipient:
@@ -286,6 +286,12 @@ _COLUMNS: Final = (
 _VISIBLE: Final = (
     "(:key IS NULL OR s.key=:key OR EXISTS(SELECT 1 FROM boxes b JOIN agents a ON a.id=b.agent"
     " WHERE b.message=m.seq AND a.key=:key AND b.state<3))"
+)
+# The same for lists, from the agent's side: its own mail is less than everybody's.
+_OF_AGENT: Final = (
+    "m.seq IN (SELECT b.message FROM boxes b JOIN agents a ON a.id=b.agent WHERE a.key=:key"
+    " AND b.state<3 UNION ALL SELECT o.seq FROM messages o JOIN agents a ON a.id=o.by"
+    " WHERE a.key=:key)"
 )
 _FOR: Final = "EXISTS(SELECT 1 FROM json_each(m.recipients) r WHERE r.value=:recipient)"
 _HAS_FAILED: Final = (

@@ -12,6 +12,7 @@ import pytest
 from edge.amtp.team import error_of, team
 from edge.gateway_harness import BASE
 
+from ampd.edge.amtp.messages import largest
 from ampd.protocol.amtp.message import is_uuid
 
 V4 = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
@@ -225,7 +226,7 @@ async def test_row_033_a_key_is_required_where_it_is_needed(us, alice, bob):
 async def test_row_034_too_large_is_413(us, alice):
     reply = await us.here.post(
         "/v1/messages",
-        body=b" " * ((10 << 20) + (65 << 10)),
+        body=b" " * (largest(us.here.shared.values) + 1),
         headers={"Content-Type": "application/json"},
     )
     assert (reply.status, error_of(reply)) == (413, "PAYLOAD_TOO_LARGE")
