@@ -3,10 +3,10 @@
   DN1  An answer is kept for its TTL, but at least KEPT_AT_LEAST and at most KEPT_AT_MOST; that
        there is none is kept, too (RFC 2308). That nobody answered is not.
   DN2  `gateway.dns` names a server to ask instead of the system's.
-  DN3  Answers are not authenticated: whoever uses one treats it as a stranger's word.
 
-Host names are resolved as every program on this machine resolves them, /etc/hosts included, unless
-DN2 says otherwise.
+Answers are not authenticated: whoever uses one treats it as a stranger's word. Host names are
+resolved as every program on this machine resolves them, /etc/hosts included, unless DN2 says
+otherwise.
 """
 
 import ipaddress

@@ -89,7 +89,14 @@ async def test_h1_every_answer_has_an_id_a_length_and_the_headers_for_browsers(c
         assert headers["x-frame-options"] == "DENY"
         assert headers["cache-control"] == "no-store"
         assert "strict-transport-security" not in headers
-        assert not any(name.startswith("access-control") for name in headers)
+
+
+async def test_g4_no_answer_lets_a_page_of_others_read_it(client):
+    own = {"Origin": "http://localhost:23000"}
+    for method, path in (("GET", "/things/1"), ("OPTIONS", "/things"), ("GET", "/nothing")):
+        for headers in ({}, own, {"Origin": "http://evil.example"}):
+            found = (await client.request(method, path, headers=headers)).headers
+            assert not any(name.startswith("access-control") for name in found)
 
 
 async def test_h1_a_callers_request_id_is_kept_if_it_is_harmless(client):
