@@ -63,6 +63,7 @@ class Inbound:
         self._policies = policies
         self._verifier = verifier
         self._coming: dict[str, trio.Event] = {}  # by IN2's key, while they are being kept
+        self._proofs: dict[str, dict[str, str]] = {}  # of those, what will be remembered
 
     async def take_in(self, request: Request, message: Mapping[str, Any], now: int) -> Answer:
         """Keep a message for those of its recipients that live here, and say who has it (IN1-IN4).
@@ -89,6 +90,8 @@ class Inbound:
     def verification_of(self, message_id: str) -> dict[str, str] | None:
         """What was found out about the sender of a message, by its id."""
         found = self._registry.find(_PROOF, prefix=f"{message_id}/", limit=2)
+        if not found:
+            return self._proofs.get(message_id)
         return found[0].value if len(found) == 1 else None
 
     async def _once(
@@ -104,12 +107,14 @@ class Inbound:
             if before := self._registry.get(_SEEN, key):
                 return self._delivered(text, agent, before["at"]), before["id"]
             incoming = self._mail.incoming(message, sender, (agent,), proved=proof.proved)
+            self._proofs[message["message_id"]] = proof.document(self._verifier.policy)
             await self._foreign.take_in(incoming)
             await self._remember(key, message["message_id"], sender, proof, agent, now)
             return self._delivered(text, agent, now), ""
         except Refused as exc:
             return self._failed(text, _WORDS.get(exc.code, _REFUSED), str(exc), now), ""
         finally:
+            self._proofs.pop(message["message_id"], None)
             del self._coming[key]
             done.set()
 

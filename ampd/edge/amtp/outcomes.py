@@ -4,12 +4,14 @@ letters.
   OC1  Every recipient of every message is told of once as delivered and once as failed, also after
        a restart: what was told, the cursor and what the listeners keep are one change on disk.
   OC2  What happened before this was first started is not told.
+  OC3  What nobody wants to be told of is not written down either: a send costs no second sync.
 
 Kinds in the registry: "amtp.outcome.cursor" by agent, "amtp.outcome.told" by agent, message,
 recipient and outcome.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +33,7 @@ _EVENTS: Final = {
     "failed": "failed",
     "expired": "failed",
 }
+_GATHER: Final = 0.1  # seconds
 _PAUSE: Final = 30.0  # seconds until a disk that failed is asked again
 
 
@@ -45,19 +48,27 @@ class Outcome:
 
 _State = tuple[str, str, list[DeliveryState]]
 Listener = Callable[[Batch, Agent, Outcome], None]
+Wanted = Callable[[Agent, Outcome], bool]
 Told = Callable[[], None]
 
 
 class Outcomes:
     """Follows every agent of the node."""
 
-    def __init__(self, shared: Shared, listeners: Sequence[Listener], told: Told) -> None:
-        """Each listener writes what it keeps into the batch; `told` is called when that is kept."""
+    def __init__(
+        self, shared: Shared, listeners: Sequence[Listener], wanted: Wanted, told: Told
+    ) -> None:
+        """Each listener writes what it keeps into the batch; `told` is called when that is kept.
+
+        `wanted` says whether any listener would keep anything (OC3).
+        """
         self._shared = shared
         self._rooms = shared.rooms
         self._registry = shared.registry
         self._listeners = listeners
+        self._wanted = wanted
         self._told = told
+        self._cursors: dict[bytes, _Cursor] = {}  # where we are; on disk it may lie behind
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -82,6 +93,10 @@ class Outcomes:
 
     async def _follow(self, key: bytes, scope: trio.CancelScope, is_new: bool) -> None:  # noqa: FBT001
         with scope:
+            await self._follow_on(key, is_new=is_new)
+
+    async def _follow_on(self, key: bytes, *, is_new: bool) -> None:
+        try:
             while True:
                 changed = self._rooms.store.changed(("sent", key))
                 try:
@@ -92,16 +107,21 @@ class Outcomes:
                     continue
                 if not went_on:
                     await changed.wait()
+                    await trio.sleep(_GATHER)  # several sends are looked at together
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._write_down(key)
+
+    async def _write_down(self, key: bytes) -> None:
+        """Keep where we are, so that the next start has less to look at."""
+        agent, cursor = self._rooms.agents.of_key(key), self._cursors.pop(key, None)
+        if agent is not None and cursor is not None:
+            with suppress(StorageError):
+                await self._registry.change(lambda batch: _keep(batch, agent, cursor))
 
     async def _look(self, agent: Agent, *, is_new: bool) -> bool:
         """Tell of what changed since the cursor; whether anything did."""
-        before = self._registry.get(_CURSOR, agent.key.hex())
-        newest = self._rooms.tracking.cursor()
-        if before is None or before["changed"] > newest:  # OC2; or the index was made anew
-            old = _Cursor(0, 0) if is_new else _Cursor(newest, self._last_sent(agent))
-            await self._registry.change(lambda batch: _keep(batch, agent, old))
-            before = {"changed": old.changed, "sent": old.sent}
-        old = _Cursor(before["changed"], before["sent"])
+        old = self._cursors.get(agent.key) or await self._start(agent, is_new=is_new)
         changed, moved = self._rooms.tracking.changed(agent, old.changed)
         sent, fresh = self._sent(agent, old.sent)  # what stays on this node arrives at once
         if (changed, sent) == (old.changed, old.sent):
@@ -112,10 +132,21 @@ class Outcomes:
             for state in states
             if state.status in _EVENTS
         ]
-        cursor = _Cursor(changed, sent)
-        await self._registry.change(lambda batch: self._tell(batch, agent, cursor, found))
-        self._told()
+        cursor = self._cursors[agent.key] = _Cursor(changed, sent)
+        if any(self._wanted(agent, each) for each in found):
+            await self._registry.change(lambda batch: self._tell(batch, agent, cursor, found))
+            self._told()
         return True
+
+    async def _start(self, agent: Agent, *, is_new: bool) -> "_Cursor":
+        """Where to begin (OC2)."""
+        before = self._registry.get(_CURSOR, agent.key.hex())
+        newest = self._rooms.tracking.cursor()
+        if before is not None and before["changed"] <= newest:
+            return _Cursor(before["changed"], before["sent"])
+        found = _Cursor(0, 0) if is_new else _Cursor(newest, self._last_sent(agent))
+        await self._registry.change(lambda batch: _keep(batch, agent, found))
+        return found
 
     def _last_sent(self, agent: Agent) -> int:
         row = self._rooms.store.view.execute(
@@ -141,6 +172,8 @@ class Outcomes:
         for each in found:
             key = f"{agent.key.hex()}/{each.message_id}/{each.state.address}/{each.event}"
             until = batch.now + _TOLD_FOR
+            if not self._wanted(agent, each):
+                continue
             if batch.add(_TOLD, key, {}, owner=agent.name, expires=until):
                 for listener in self._listeners:
                     listener(batch, agent, each)

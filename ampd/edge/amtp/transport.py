@@ -19,7 +19,7 @@ from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.gateways import Gateways
 from ampd.edge.amtp.inbound import Inbound
 from ampd.edge.amtp.outbound import Outbound
-from ampd.edge.amtp.outcomes import Outcomes
+from ampd.edge.amtp.outcomes import Outcome, Outcomes
 from ampd.edge.amtp.policies import Policies
 from ampd.edge.amtp.ports import Mail
 from ampd.edge.amtp.schema_routes import SchemaRoutes
@@ -70,10 +70,14 @@ class Transport:
         self.workflows = Workflows(shared, mail, answers, self._find, self.webhooks.ended)
         self.dead_letters = DeadLetters(shared, mail, self._outbound.tries)
         listeners = (self.webhooks.heard, self.dead_letters.heard)
-        self._outcomes = Outcomes(shared, listeners, self._told)
+        self._outcomes = Outcomes(shared, listeners, self._is_wanted, self._told)
         self._views = WorkflowViews(registry, mail)
         self._mail = mail
         self._rooms = shared.rooms
+
+    def _is_wanted(self, agent: Agent, outcome: Outcome) -> bool:
+        """Failures are dead letters; of the rest webhooks may want to hear."""
+        return outcome.event == "failed" or self.webhooks.wants(agent, outcome)
 
     def _told(self) -> None:
         self.webhooks.changed.set()

@@ -71,6 +71,14 @@ class Webhooks:
 
     # --- events ----------------------------------------------------------------------------
 
+    def wants(self, agent: Agent, outcome: Outcome) -> bool:
+        """Whether any webhook is to be told of this."""
+        event = f"message.{outcome.event}"
+        hooks = (
+            *self._registry.find(_HOOK, owner=agent.name), *self._registry.find(_HOOK, owner="")
+        )  # fmt: skip
+        return any(event in hook.value["events"] for hook in hooks)
+
     def heard(self, batch: Batch, agent: Agent, outcome: Outcome) -> None:
         """Within a change: a recipient has a message, or never will (outcomes.py)."""
         state = outcome.state
@@ -84,22 +92,27 @@ class Webhooks:
             members["delivered_at"] = time_text(state.delivered_at) or ""
         if outcome.event == "failed":
             members["error_message"] = state.error or "it expired"
-        self._queue(batch, agent, f"message.{outcome.event}", members)
+        happened = state.delivered_at or batch.now
+        self._queue(batch, agent, f"message.{outcome.event}", members, happened)
 
     async def ended(self, agent: Agent, document: Mapping[str, Any]) -> None:
         """A workflow of an agent is over."""
         members = {name: document[name] for name in ("workflow_id", "coordination_type", "status")}
         event = f"workflow.{document['status']}"
-        await self._registry.change(lambda batch: self._queue(batch, agent, event, members))
+        await self._registry.change(
+            lambda batch: self._queue(batch, agent, event, members, batch.now)
+        )
         self.changed.set()
 
     def _address(self, native: str) -> str:
         agent = self._mail.agent_at(native)
         return self._mail.address_of(agent) if agent else native
 
-    def _queue(self, batch: Batch, agent: Agent, event: str, members: Mapping[str, Any]) -> None:
+    def _queue(
+        self, batch: Batch, agent: Agent, event: str, members: Mapping[str, Any], happened: int
+    ) -> None:
         for hook in (*batch.find(_HOOK, owner=agent.name), *batch.find(_HOOK, owner="")):
-            if event not in hook.value["events"]:
+            if event not in hook.value["events"] or hook.value["created_at"] > happened:
                 continue
             if len(batch.find(_EVENT, prefix=f"{hook.key}/", limit=_MAX_WAITING)) >= _MAX_WAITING:
                 log.warning("a webhook's events are dropped", extra={"webhook": hook.key})

@@ -17,7 +17,7 @@ def wire():
 
 
 async def letters(us, query=""):
-    await wait_all_tasks_blocked(0.02)  # the follower has written what it saw
+    await wait_all_tasks_blocked(0.2)  # the follower has written what it saw
     reply = await us.as_admin("GET", f"/v1/dead-letters{query}")
     assert reply.status == 200, reply.text
     return reply.json

@@ -262,3 +262,12 @@ async def test_oc2_what_happened_before_it_looked_is_not_told(tmp_path):
         sent = await us.write("alice", "alice", payload=2)
         await app.events(1)
         assert app.got[0][0]["message_id"] == sent["message_id"]
+
+
+async def test_oc3_what_nobody_wants_to_hear_of_is_not_written_down(tmp_path):
+    async with town(tmp_path) as us:
+        await us.register("alice")
+        await us.write("alice", "alice")
+        await trio.testing.wait_all_tasks_blocked(0.2)
+
+        assert us.here.shared.registry.find("amtp.outcome.told") == []
