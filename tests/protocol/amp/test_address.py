@@ -88,7 +88,15 @@ def test_ad7_the_default_tenant_means_the_agent_of_the_name():
 
 
 def test_an_address_fits_an_agent_by_tenant_scope_or_host():
-    for path in (None, ("acme",), ("default",), ("web", "github", "acme"), ("laptop",), ("laptop", "acme")):
+    fit = (
+        None,
+        ("acme",),
+        ("default",),
+        ("web", "github", "acme"),
+        ("laptop",),
+        ("laptop", "acme"),
+    )
+    for path in fit:
         assert NAMES.fits(path, "acme", ("web", "github"))
     for path in (("other",), ("github", "acme"), ("desktop", "acme"), ()):
         assert not NAMES.fits(path, "acme", ("web", "github"))
