@@ -139,7 +139,7 @@ class Daemon:
         carrier = CountedCarrier(peers, self._counts)
         way_out = (carrier, whereabouts, wall_clock, random.Random())  # noqa: S311
         transfer = Transfer(store, agents, contacts, letters, *way_out)
-        handover = Handover(store, contacts, letters, *way_out)
+        handover = Handover(store, contacts, letters, *way_out, relay_keys)
         size = config.limits.message_bytes
         foreign = Foreign(store, agents, contacts, foreign_secret(node), wall_clock, size)
         abroad = Abroad(store, agents, contacts, foreign, letters, *way_out[2:])

@@ -13,7 +13,9 @@ An address and a key together are a contact. Its `state`:
   N2  What comes under a key that differs from the pinned one is quarantined, and said so.
   N3  Trust is `verified` for agents of this node and verified contacts, `external` for pinned
       keys, `untrusted` for everything else.
-  N4  At most MAX_STRANGERS contacts are made by sight alone; the user's own are not counted.
+  N4  At most MAX_STRANGERS contacts are made by sight alone; the user's own are not counted. One
+      node makes no more of them than it leaves room for: one neighbour takes half at most, two a
+      third each, so that none of them keeps the others from being seen.
 """
 
 import difflib
@@ -145,7 +147,7 @@ class Contacts:
         newer = row is None or row[0] < card.number
         known = known_at(tx.db, str(card.address))
         stranger = not any(contact.key == key for contact in known)
-        if stranger and self._strangers(tx.db) >= MAX_STRANGERS:
+        if stranger and self._crowded(tx.db, node):
             return False
         if newer:
             tx.append(CardSeen(signed, node, self._now()))
@@ -155,10 +157,23 @@ class Contacts:
             tx.append(self._contact(card.address, key, state, source))
         return newer
 
-    def _strangers(self, db: Reader) -> int:
-        row = db.execute("SELECT count(*) FROM contacts WHERE state IN ('seen','conflict')")
-        count: int = row.fetchone()[0]
-        return count
+    def _crowded(self, db: Reader, node: bytes) -> bool:
+        """Whether `node` may show no more strangers now (N4)."""
+        total, its = db.execute(
+            "SELECT count(*), coalesce(sum(d.node=?),0) FROM contacts c LEFT JOIN cards d"
+            " ON d.key=c.key WHERE c.state IN ('seen','conflict')",
+            (node,),
+        ).fetchone()
+        return bool(its >= MAX_STRANGERS - total)
+
+    def wanted(self, db: Reader, key: bytes) -> bool:
+        """Whether the user has added the holder of a key, or an agent here has written to it."""
+        row = db.execute(
+            "SELECT 1 FROM contacts WHERE key=? AND state='verified' UNION ALL"
+            " SELECT 1 FROM agents a JOIN pairs_out p ON p.sender=a.key AND p.recipient=? LIMIT 1",
+            (key, key),
+        ).fetchone()
+        return row is not None
 
     def card(self, key: bytes) -> Card | None:
         """The newest card of a key."""

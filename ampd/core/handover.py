@@ -13,12 +13,15 @@ Y6  A relay that takes nothing is tried again when something changes (a session,
 Y7  What was left with a relay and not answered by a receipt is left there again once a day: a
     relay that has it, or had it, says so and keeps it once; one that was restored from an old copy
     has it then.
+Y9  Relays that only a stranger's card names are not called: what is for somebody whom no agent here
+    wrote to, and whom the user did not add (receipts), is left with this node's own relays, if they
+    are the stranger's too.
 Y8  Who says anything else than "relayed" is no relay: it is tried again as in Y6, and not at once.
 """
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import trio
@@ -55,7 +58,10 @@ class Handover:
         whereabouts: Whereabouts,
         now: Callable[[], int],
         rng: random.Random,
+        own: Collection[bytes] = (),
     ) -> None:
+        """`own` holds the node keys of this node's own relays, as they are at the moment."""
+        self._own = own
         self._store = store
         self._contacts = contacts
         self._letters = letters
@@ -115,7 +121,10 @@ class Handover:
         if card.withdrawn:
             return [], 0
         near = any(self._whereabouts.endpoints(node) for node in card.nodes)
-        return [NodeUri.parse(text) for text in card.relays], HEAD_START if near else 0
+        relays = [NodeUri.parse(text) for text in card.relays]
+        if not self._contacts.wanted(self._store.view, key):
+            relays = [relay for relay in relays if relay.key in self._own]  # Y9
+        return relays, HEAD_START if near else 0
 
     async def _serve(self, key: bytes) -> None:
         """Leave one recipient's letters, until none waits."""

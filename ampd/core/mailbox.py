@@ -24,6 +24,10 @@
       refused keeps no other from being kept, unless it is to be offered again (B7): then nothing
       behind it for the same mailbox is kept.
 
+  B11 Senders that no agent here wrote to, and whom the user did not add, bring STRANGER_BYTES a
+      day each, and STRANGERS_BYTES all together; beyond that they are refused for now, or for good
+      if a carrier brought it (as in B7).
+
 Not here: what needs no memory (opening.py), lists (lists.py), marks (marks.py), what goes out
 (submission.py, transfer.py).
 """
@@ -36,6 +40,7 @@ import trio
 
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts
+from ampd.core.meters import Meters
 from ampd.core.opening import Opened, Opening, Receipts
 from ampd.core.ports import Run
 from ampd.core.receipts import note_receipt, queue_receipts, receipt_for
@@ -47,6 +52,8 @@ from ampd.storage.store import Store, Transaction
 
 LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
 AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
+STRANGER_BYTES: Final = 64 << 20  # a hundred of the largest messages
+STRANGERS_BYTES: Final = 512 << 20  # keys cost nothing: this is what a crowd of them can fill
 UNSAID: Final = ("expired", "forged")  # refusals that tell an honest sender nothing (B7, B9)
 
 
@@ -73,6 +80,7 @@ class _Run:
     via: str
     here: dict[_Key, tuple[int, int, bytes]]  # when it was kept, where it lies, its digest
     judged: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    wanted: dict[bytes, bool] = field(default_factory=dict)  # senders' keys (B11)
     shown: set[bytes] = field(default_factory=set)  # cards
     owed: dict[tuple[bytes, bytes], tuple[Agent, list[tuple[bytes, bytes]]]] = field(
         default_factory=dict
@@ -106,6 +114,7 @@ class Mailbox:
         self._now = now
         self._opening = Opening(agents, message_bytes)
         self._turn = trio.Lock()  # runs reach the store in the order in which they came
+        self._each, self._all = Meters(STRANGER_BYTES), Meters(STRANGERS_BYTES)
         self._unsettled: dict[tuple[bytes, bytes, bytes], bytes] = {}
 
     @property
@@ -271,6 +280,7 @@ class Mailbox:
         if opened.refusal is not None:
             raise opened.refusal
         self._check_times(opened, tx.now, run.via)
+        self._meter(run, opened)
         who = (str(message.sender), key)
         if who not in run.judged:
             run.judged[who] = self._contacts.judge(tx, message.sender, key, run.via)
@@ -285,6 +295,20 @@ class Mailbox:
         if run.via != "direct":
             run.owe(opened, "delivered")
         return "message", tx.now
+
+    def _meter(self, run: _Run, opened: Opened) -> None:
+        """B11."""
+        key, size, now = opened.key, len(opened.signed), run.tx.now / 1000
+        if key not in run.wanted:
+            run.wanted[key] = self._contacts.wanted(run.tx.db, key)
+        if run.wanted[key]:
+            return
+        wait = self._each.wait(key, size, now) or self._all.wait(b"", size, now)
+        if wait:
+            words = f"too much mail of strangers for a day; there is room in {wait / 60:.0f} min"
+            if run.via != "direct":
+                raise Refused(words, code="quota_exceeded")
+            raise Unavailable(words, code="quota_exceeded")
 
     def _show_card(self, run: _Run, opened: Opened) -> None:
         """Whoever wrote is no stranger by sight (contacts.py, N4)."""

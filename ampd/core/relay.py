@@ -11,8 +11,9 @@
   E5  A card is kept if its own key signed it, it names the member that shows it, and it is newer
       than the one held. A relay cannot make one.
   E6  No member fills the relay for the others: it deposits NODE_BYTES at once, and as much again
-      in a day. What a deposit costs the others is one place in the next sync: a session's window
-      bounds how many a node has under way.
+      in a day; nor a mailbox: half of what it may hold, until that was collected. What a deposit
+      costs the others is one place in the next sync: a session's window bounds how many a node
+      has under way.
   E7  A mailbox is pushed while the session that asked for it is there, and no longer; idle, it
       waits for the store's event, holds no mail and asks for none.
 
@@ -21,6 +22,7 @@ A relay sees mailbox ids, sizes, times, node keys, and the cards that its member
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,20 +30,22 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from ampd.core.meters import Meters
 from ampd.core.ports import Carrier, Run, deliver_each
 from ampd.core.relay_directory import CardBook
 from ampd.crypto.keys import open1
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, digest
-from ampd.storage.relay_store.port import Full, Held, RelayStore
+from ampd.storage.relay_store.port import RETRY_MAILBOX, Full, Held, Limits, RelayStore
 
 AT_ONCE: Final = 32  # envelopes under way to one collector: half a session's window
 MAX_CLAIMS: Final = 256  # mailboxes of one node
 MAX_ANSWER: Final = 200  # cards in one answer
 NODE_BYTES: Final = 1 << 30  # a tenth of what a relay keeps
 OVERHEAD: Final = 512  # bytes that an envelope costs beside what is sealed
-MAX_METERED: Final = 4096  # nodes; beyond that the one that deposited longest ago is forgotten
+MAILBOX_SHARE: Final = Limits().mailbox_messages // 2  # of one depositor, until it is collected
+MAX_METERED: Final = 4096  # nodes, or mailboxes; then the one that was counted first is forgotten
 LOOK_AGAIN: Final = 60.0  # seconds that a member is taken for one without asking the store
 FIRST_PAUSE: Final = 0.1  # seconds, when a collector cannot take mail now: rubbish costs as much
 LONGEST_PAUSE: Final = 60.0
@@ -106,7 +110,8 @@ class RelayDoor:
         self._collectors: dict[bytes, _Collector] = {}
         self._members: dict[bytes, float] = {}  # until when they are taken for members
         self._turns: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
-        self._meters: dict[bytes, tuple[float, float]] = {}  # node -> (bytes left, as of when)
+        self._meters = Meters(NODE_BYTES, MAX_METERED)
+        self._left_by: dict[bytes, Counter[bytes]] = {}  # mailbox -> node -> since it was empty
         self._carrier: Carrier | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -146,9 +151,10 @@ class RelayDoor:
         """Keep an envelope for its mailbox (E2)."""
         try:
             await self._admit(node)
-            self._meter(node, len(envelope.sealed) + OVERHEAD)
+            self._meter(node, envelope)
             if await self._store.deposit(envelope):
                 self.counters.deposited += 1
+                self._count_left(node, envelope.mailbox)
             else:
                 self.counters.repeated += 1
         except (Refused, Unavailable):
@@ -254,18 +260,20 @@ class RelayDoor:
             hint="amp relay add URI, with the URI that `ampd relay invite` printed",
         )
 
-    def _meter(self, node: bytes, size: int) -> None:
-        """E6: a bucket for each node, full at first, which fills again in a day."""
-        now = trio.current_time()
-        left, since = self._meters.pop(node, (float(NODE_BYTES), now))
-        left = min(NODE_BYTES, left + (now - since) * NODE_BYTES / 86400)
-        enough = size <= left
-        self._meters[node] = (left - size if enough else left, now)
-        if len(self._meters) > MAX_METERED:
-            del self._meters[next(iter(self._meters))]
-        if not enough:
-            wait = (size - left) * 86400 / NODE_BYTES
+    def _meter(self, node: bytes, envelope: Envelope) -> None:
+        """E6."""
+        size = len(envelope.sealed) + OVERHEAD
+        left = self._left_by.get(envelope.mailbox)
+        if left is not None and left[node] >= MAILBOX_SHARE:
+            raise Full("your node has left half of what this mailbox may hold", RETRY_MAILBOX)
+        if wait := self._meters.wait(node, size, trio.current_time()):
             raise Full("your node has left too much mail here for a day", wait)
+
+    def _count_left(self, node: bytes, mailbox: bytes) -> None:
+        """E6: it is in the mailbox until that was found empty."""
+        self._left_by.setdefault(mailbox, Counter())[node] += 1
+        if len(self._left_by) > MAX_METERED:
+            del self._left_by[next(iter(self._left_by))]
 
     # --- pushing --------------------------------------------------------------------------
 
@@ -299,6 +307,7 @@ class RelayDoor:
             return True, False
         left, progress = len(taken) < len(held), bool(taken)
         if not held:
+            self._left_by.pop(mailbox, None)
             del held, taken  # whoever waits holds no mail (E7)
             await changed.wait()
         return left, progress

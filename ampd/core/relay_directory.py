@@ -13,15 +13,19 @@ given one more key, the same at each and unknown to the cluster (`--store-key`).
 is None, and cards are stored as they are.
 
   N3  Relays with one such key find each other's cards, by address, by domain and all of them.
+  N4  An address has at most MAX_AT_ADDRESS cards: whoever claims it with many keys fills no answer.
 
 Not here: which cards are kept (relay.py, E5).
 """
 
 import hashlib
+from typing import Final
 
 from ampd.crypto.keys import SigningKey, seal
 from ampd.model.card import Card
-from ampd.storage.relay_store.port import RelayStore
+from ampd.storage.relay_store.port import RETRY_STORE, Full, RelayStore
+
+MAX_AT_ADDRESS: Final = 32  # an agent has one key; a few more after it was made anew
 
 
 class CardBook:
@@ -37,11 +41,14 @@ class CardBook:
         )
 
     async def put(self, key: bytes, card: Card, signed: bytes) -> bool:
-        """Keep a card; False if it is no newer than what is kept of its key. Raises Full."""
+        """Keep a card; False if it is no newer than what is kept of its key. Raises Full (N4)."""
+        name = self._name(str(card.address))
+        if await self._store.card(key) is None:
+            others = await self._store.cards(name, MAX_AT_ADDRESS)
+            if len(others) >= MAX_AT_ADDRESS:
+                raise Full(f"{len(others)} keys claim this address here already", RETRY_STORE)
         kept = signed if self._key is None else seal(self._key.public, signed)
-        return await self._store.put_card(
-            key, self._name(str(card.address)), card.number, kept, withdrawn=card.withdrawn
-        )
+        return await self._store.put_card(key, name, card.number, kept, withdrawn=card.withdrawn)
 
     async def of(self, key: bytes) -> bytes | None:
         """The signed card that is kept of a key; None too if it was altered (N2)."""

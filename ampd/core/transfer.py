@@ -11,13 +11,15 @@ D5  A letter that was sealed before the newest card of its recipient came is sea
     that one when it is offered, and keeps its place; a refusal as stale brings such a card.
 D6  "delivered" is written only with a receipt that the recipient's key signed, for the bytes
     that were sent; another one is not believed, and the letter stays.
+D9  A recipient whose mailbox is full (Unavailable with "quota_exceeded") holds up no other
+    recipient at its node.
 D7  What goes wrong with one letter, one node or this disk ends nothing else.
 D8  What waits for a key that the user has replaced by another fails, and its sender is told.
 """
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import trio
@@ -49,12 +51,13 @@ log = logging.getLogger("ampd.transfer")
 class _Flow:
     """The letters under way to one node, until one of them has to be offered again."""
 
-    __slots__ = ("changed", "halted", "later", "tried", "under_way")
+    __slots__ = ("changed", "full", "halted", "later", "tried", "under_way")
 
     def __init__(self, tried: Attempts) -> None:
         self.tried = tried
         self.under_way: set[int] = set()
         self.changed = trio.Event()  # there may be more to offer
+        self.full: set[bytes] = set()  # recipients' keys, until the next round (D9)
         self.halted = False  # no more are offered
         self.later = False  # and not at once again
 
@@ -64,6 +67,12 @@ class _Flow:
             log.warning("a letter cannot be carried now", extra={"why": str(why)})
         self.tried.last_error = str(why)
         self.halted = self.later = True
+
+    def is_full(self, key: bytes, why: AmpdError) -> None:
+        """D9: nothing more for this recipient in this round."""
+        self.tried.last_error = str(why)
+        self.full.add(key)
+        self.later = True
 
     def ended(self, item: Waiting) -> None:
         """It is not under way any more; many ends share one look at the queue."""
@@ -172,13 +181,14 @@ class Transfer:
                 tried.count, tried.in_a_row, tried.next_at = 0, 0, 0
         del self._pauses[node], self.attempts[node], self._flows[node]
 
-    def _items(self, node: bytes) -> list[Waiting]:
-        """The first letters for agents whose card names this node, in order (D2)."""
+    def _items(self, node: bytes, full: Collection[bytes] = ()) -> list[Waiting]:
+        """The first letters for agents whose card names this node, in order (D2, D9)."""
+        marks = ",".join("?" * len(full))
         rows = self._store.view.execute(
             f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
             " JOIN cards c ON c.key=o.key AND c.withdrawn=0 WHERE instr(c.signed, ?)"
-            " AND o.expires>? ORDER BY o.item LIMIT ?",
-            (node, self._now(), AT_ONCE),
+            f" AND o.expires>? AND o.key NOT IN ({marks}) ORDER BY o.item LIMIT ?",
+            (node, self._now(), *full, AT_ONCE),
         ).fetchall()
         return [Waiting(*row) for row in rows]
 
@@ -220,7 +230,7 @@ class Transfer:
 
     def _fresh(self, node: bytes, flow: _Flow) -> list[Waiting]:
         try:
-            items = self._items(node)
+            items = self._items(node, flow.full)
         except StorageError as exc:
             flow.wait(exc)
             return []
@@ -229,13 +239,16 @@ class Transfer:
 
     async def _offer(self, node: bytes, item: Waiting, flow: _Flow) -> None:
         try:
-            if not flow.halted:  # else one before it failed since it was started
+            if not flow.halted and item.key not in flow.full:  # else one before it failed since
                 await self._answer(node, item)
         except StaleKey as exc:
             flow.halted = True  # first of all: nothing behind it may pass, newly sealed
             await self._renew(item, exc, flow)
         except AmpdError as exc:  # not now: all that is for good was answered (D7)
-            flow.wait(exc)
+            if exc.code == "quota_exceeded":
+                flow.is_full(item.key, exc)
+            else:
+                flow.wait(exc)
         finally:
             flow.ended(item)
 

@@ -30,7 +30,7 @@ from ampd.model.errors import Unavailable
 from ampd.model.message import Envelope
 
 SENDERS, DEPOSITS = 8, 8000
-AGENTS, EACH = 10, 1000  # a mailbox holds a thousand
+AGENTS, EACH = 20, 500  # a mailbox holds a thousand, half of them of one sender
 COLLECTORS = 1000
 FAR = 2**45
 

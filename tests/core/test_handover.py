@@ -64,8 +64,9 @@ async def ready(node, other, alice, bob, clock, relays):
     await node.meet(other)
     letters = Letters(node.store, clock)
     node.handover = Handover(
-        node.store, node.contacts, letters, relays, node.whereabouts, clock, random.Random(1)
-    )
+        node.store, node.contacts, letters, relays, node.whereabouts, clock, random.Random(1),
+        {FIRST.key},
+    )  # fmt: skip
     return node
 
 
@@ -157,6 +158,21 @@ async def test_y2_a_receipt_is_out_of_our_hands(autojump_clock, running, other, 
     assert [row["what"] for row in running.outbox()] == ["receipt"]
     await until(running, lambda: not running.outbox())
     assert len(relays.kept[FIRST.key]) == 1
+
+
+async def test_y9_relays_that_a_stranger_names_are_not_called(ready, other, alice, bob, relays):
+    await ready.mailbox.take([fakes.letter(bob, alice)], FIRST.key, "relay")
+    assert [relay.key for relay in ready.handover._relays(bob.key)[0]] == [FIRST.key]
+    ready.handover._own = set()
+    assert list(ready.handover._relays(bob.key)[0]) == []
+    await ready.send(alice, BOB, "now we know each other")
+    assert list(ready.handover._relays(bob.key)[0]) == [FIRST, SECOND]
+
+
+async def test_y9_whom_the_user_added_is_no_stranger(ready, alice, bob):
+    ready.handover._own = set()
+    await ready.contacts.add(fakes.link(bob))
+    assert list(ready.handover._relays(bob.key)[0]) == [FIRST, SECOND]
 
 
 # Y3: several relays

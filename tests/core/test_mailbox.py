@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ampd.core.mailbox import Taken
+from ampd.core.meters import Meters
 from ampd.core.ports import Run
 from ampd.crypto.keys import OpeningKey, SigningKey, open1, seal
 from ampd.model.address import Address
@@ -609,3 +610,38 @@ async def test_b10_what_is_stale_is_answered_before_the_next_one_is_begun(node, 
     await node.mailbox.deliver_run(run, NODE)
     ((place, outcome),) = said
     assert place == 0 and isinstance(outcome, StaleKey) and node.inbox(alice) == []
+
+
+# B11: what strangers may bring
+
+
+async def test_b11_a_stranger_brings_so_much_a_day_and_then_waits(node, alice, bob, clock):
+    size = len(sign(bob, message(bob, alice, body="x" * 1000)))
+    node.mailbox._each = Meters(2 * size + 10)
+
+    async def next_one(order, via="direct"):
+        (answer,) = await node.mailbox.take(
+            [letter(bob, alice, body="x" * 1000, order=order, at=clock.time)], NODE, via
+        )
+        return answer
+
+    assert [(await next_one(n)).what for n in (1, 2)] == ["message"] * 2
+    assert isinstance(late := await next_one(3), Unavailable)
+    assert late.code == "quota_exceeded" and "min" in str(late)
+    assert isinstance(await next_one(3, "relay"), Refused)
+    clock.time += DAY // 2 + 1000
+    assert (await next_one(3)).what == "message"
+    assert isinstance(await next_one(4), Unavailable)
+    await node.contacts.learn([bob.signed_card], NODE, "lan")
+    await node.send(alice, str(bob.address), "write as much as you like")
+    assert (await next_one(4)).what == "message"
+
+
+async def test_b11_a_crowd_of_keys_brings_no_more_than_all_strangers_may(node, alice, other):
+    node.mailbox._all = Meters(3000)
+    answers = []
+    for n in range(4):
+        somebody = await other.agent(f"s{n}")
+        answers += await node.mailbox.take([letter(somebody, alice, body="x" * 700)], NODE, "relay")
+    assert [getattr(each, "what", "refused") for each in answers][-1] == "refused"
+    assert answers[0].what == "message"

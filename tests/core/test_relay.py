@@ -320,14 +320,23 @@ async def test_e5_a_card_that_its_key_did_not_sign_or_that_names_others_is_passe
 # E6: nobody fills it for the others
 
 
-async def test_e6_a_member_that_left_too_much_waits_and_the_others_do_not(site, monkeypatch):
-    monkeypatch.setattr(relay, "NODE_BYTES", 3 * (100 + relay.OVERHEAD))
-    site.door.allowance = Allowance(everybody=True)
-    await site.deposit(1, 2, 3)
-    with pytest.raises(Full, match="too much mail") as caught:
-        await site.deposit(4)
-    assert 0 < caught.value.retry_after <= 86400
-    await site.deposit(4, node=OTHER)
+@asynccontextmanager
+async def with_room(folder, monkeypatch, **limits):
+    """A relay with other limits."""
+    for name, value in limits.items():
+        monkeypatch.setattr(relay, name, value)
+    async with running(folder, allowance=Allowance(everybody=True)) as site:
+        yield site
+
+
+async def test_e6_a_member_that_left_too_much_waits_and_the_others_do_not(tmp_path, monkeypatch):
+    room = 3 * (100 + relay.OVERHEAD)
+    async with with_room(tmp_path, monkeypatch, NODE_BYTES=room) as site:
+        await site.deposit(1, 2, 3)
+        with pytest.raises(Full, match="too much mail") as caught:
+            await site.deposit(4)
+        assert 0 < caught.value.retry_after <= 86400
+        await site.deposit(4, node=OTHER)
 
 
 async def test_e6_the_allowance_comes_back_in_the_course_of_a_day(
@@ -343,12 +352,33 @@ async def test_e6_the_allowance_comes_back_in_the_course_of_a_day(
             await site.deposit(4)
 
 
-async def test_e6_no_more_is_remembered_of_nodes_than_a_bounded_number(site, monkeypatch):
-    monkeypatch.setattr(relay, "MAX_METERED", 10)
-    site.door.allowance = Allowance(everybody=True)
-    for n in range(30):
-        await site.deposit(n, node=bytes([n]) * 32)
-    assert len(site.door._meters) == 10
+async def test_e6_no_more_is_remembered_of_nodes_than_a_bounded_number(tmp_path, monkeypatch):
+    async with with_room(tmp_path, monkeypatch, MAX_METERED=10) as site:
+        for n in range(30):
+            box = bytes([n]) * 16
+            await site.deposit(n, node=bytes([n]) * 32, box=box)
+        assert len(site.door._meters) == len(site.door._left_by) == 10
+
+
+async def test_e6_no_member_fills_a_mailbox_alone(tmp_path, monkeypatch):
+    async with with_room(tmp_path, monkeypatch, MAILBOX_SHARE=3) as site:
+        await site.deposit(1, 1, 2, 2, 3)  # what is here already takes no room
+        with pytest.raises(Full, match="half of what this mailbox") as caught:
+            await site.deposit(4)
+        assert caught.value.retry_after
+        await site.deposit(4, node=OTHER)
+        await site.deposit(5, box=b"another mailbox.")
+
+
+async def test_e6_what_was_collected_makes_room_again(tmp_path, monkeypatch):
+    async with with_room(tmp_path, monkeypatch, MAILBOX_SHARE=3) as site:
+        await site.deposit(1, 2, 3)
+        await site.door.collect([card()], MEMBER)
+        await site.emptied()
+        with trio.fail_after(5):
+            while site.door._left_by:
+                await trio.lowlevel.checkpoint()
+        await site.deposit(4, 5, 6)
 
 
 # E7: as long as the session

@@ -7,12 +7,13 @@ import trio
 from fakes import DAY, START
 
 from ampd import relay_daemon
+from ampd.core import relay_directory
 from ampd.core.relay_directory import CardBook
 from ampd.crypto.keyfiles import node_key
 from ampd.crypto.keys import SigningKey, open1
 from ampd.model.address import Address
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
-from ampd.storage.relay_store.port import Limits
+from ampd.storage.relay_store.port import Full, Limits
 from ampd.storage.relay_store.sqlite import SqliteRelayStore
 
 KEY, RELAY, OTHER = (SigningKey(bytes([n]) * 32) for n in range(3))
@@ -101,3 +102,23 @@ def test_n3_which_key_the_directory_is_sealed_to(tmp_path, monkeypatch, flags, s
     if sealed_to == "file":
         keys["file"] = node_key(tmp_path / "K").public
     assert (found and found.public) == keys[sealed_to]
+
+
+async def test_n4_an_address_has_so_many_cards_and_no_more(store, monkeypatch):
+    monkeypatch.setattr(relay_directory, "MAX_AT_ADDRESS", 2)
+    book = CardBook(store, RELAY)
+    keys = [SigningKey(bytes([n]) * 32) for n in range(10, 13)]
+
+    async def shown(key, number=1, name="bob"):
+        address = Address.parse(f"{name}@b.example")
+        what = Card(
+            address, number, START, mailbox_of(key.public), (b"n" * 32,), b"i" * 32, START + DAY,
+            b"f" * 32,
+        )  # fmt: skip
+        return await book.put(key.public, what, key.sign1(CARD_CONTEXT, what.to_bytes()))
+
+    assert await shown(keys[0]) and await shown(keys[1])
+    with pytest.raises(Full):
+        await shown(keys[2])
+    assert await shown(keys[1], 2), "a newer card of a key that is here"
+    assert await shown(keys[2], name="rob")

@@ -459,6 +459,33 @@ async def test_d7_a_node_that_is_away_holds_up_no_other(
         assert trio.current_time() < 1
 
 
+async def test_d9_a_full_mailbox_holds_up_no_other_at_its_node(
+    autojump_clock, running, other, alice, bob, lan
+):
+    carol = await other.agent("carol")
+    await running.meet(other)
+    lan.plug_in(other)
+    real, full = lan.deliver, [True]
+
+    async def deliver(node, envelope):
+        if full and envelope.mailbox == bob.keys.mailbox:
+            await trio.lowlevel.checkpoint()
+            raise Unavailable("the mailbox is full", code="quota_exceeded")
+        return await real(node, envelope)
+
+    lan.deliver = deliver
+    for number in range(70):  # more than are offered at a time
+        await running.send(alice, BOB, str(number))
+    for number in range(70):
+        await running.send(alice, "carol@there.local", str(number))
+    await until(running, lambda: len(running.outbox()) == 70)
+    assert other.bodies(carol, limit=100) == [str(number) for number in range(70)]
+    assert trio.current_time() < 1
+    full.clear()
+    await emptied(running)
+    assert other.bodies(bob, limit=100) == [str(number) for number in range(70)]
+
+
 async def test_d7_a_carrier_that_hangs_holds_up_no_other(
     autojump_clock, tmp_path, running, other, alice, bob, lan, clock
 ):
