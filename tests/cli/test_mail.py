@@ -231,6 +231,18 @@ def test_structured_data_of_a_sender_that_is_not_verified_is_not_shown_unwrapped
     assert 'payload: {"do":"ls"}' in amp("read", "2").out
 
 
+def test_what_amp_and_amtp_carry_beside_the_text_is_not_shown_twice(amp, daemon):
+    envelope = {"amp": {"envelope": {"id": "msg_1_a"}, "sender_public_key": "00"}}
+    payload = {"type": "request", "message": "Hi", "context": {"pr": 7}}
+    daemon.message(body="Hi", payload=payload, context=envelope)
+    daemon.message(body="Hi", payload=payload | {"context": None}, context=envelope)
+    daemon.message(body="Hi", payload="Hi", context={"amtp": {"headers": {}}})
+    assert amp("read", "1").out.endswith('payload: {"context":{"pr":7}}\n')
+    assert "payload" not in amp("read", "2").out and "envelope" not in amp("read", "2").out
+    assert "payload" not in amp("read", "3").out and "headers" not in amp("read", "3").out
+    assert "msg_1_a" in amp("read", "1", "--json").out
+
+
 def test_ack_takes_ids_or_all(amp, daemon):
     assert amp("ack", "1", "2").out == "acknowledged 2 messages\n"
     assert amp("ack", "--all").code == 0

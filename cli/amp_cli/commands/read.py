@@ -71,8 +71,10 @@ def show(message: Document, out: Output) -> None:
 
 def _structured(message: Document, out: Output) -> None:
     """Payload and context: shown of verified senders only, because nothing wraps them."""
-    for name in ("payload", "context"):
-        value = message.value.get(name)
+    payload, context = message.value.get("payload"), message.value.get("context")
+    if isinstance(context, dict) and (set(context) <= {"amp"} or set(context) <= {"amtp"}):
+        payload, context = _without_what_was_shown(payload, message.text("body")), None
+    for name, value in (("payload", payload), ("context", context)):
         if value is None or value in ({}, []):
             continue
         out.line()
@@ -80,6 +82,17 @@ def _structured(message: Document, out: Output) -> None:
             out.text(f"{name}: {dumps(value)}")
         else:
             out.line(f"{name}: not shown from this sender; --json has it")
+
+
+def _without_what_was_shown(payload: object, body: str) -> object:
+    """The payload of a message of AMP or AMTP, whose form holds the text and the type again."""
+    if not isinstance(payload, dict):
+        return None if payload == body else payload
+    return {
+        name: value
+        for name, value in payload.items()
+        if name != "type" and value is not None and value != body
+    }
 
 
 COMMANDS = {
