@@ -17,6 +17,7 @@ from ampd.edge.http.server import Server, bind
 from ampd.edge.http.words import Answer, Route, SocketRoute
 
 HOST = ("127.0.0.1", 0)
+WITHIN = 8  # seconds: what hangs fails, and before the server's own times would end it
 
 
 class Echo(Nothing):
@@ -65,10 +66,11 @@ async def serving(tls=None, service=None):
     app = App([service], lambda _method, segments, _bearer: ("echo", tuple(segments)), Guard())
     server = Server(app, bind(HOST), tls)
     server.service = service
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.run)
-        yield server
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(WITHIN):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            yield server
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
