@@ -186,10 +186,19 @@ async def _lasting(name: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             with contained(name):
-                await run()
-        except* AmpdError as group:
-            log.warning("a part of AMTP waits", extra={"part": name, "why": str(group.exceptions)})
+                await _warned(name, run)
+        except AmpdError as exc:  # a bug; contained has logged it
+            log.warning("a part of AMTP waits", extra={"part": name, "why": str(exc)})
         await trio.sleep(_PAUSE)
+
+
+async def _warned(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Until the room fails by what may happen: a full disk, an agent that is gone."""
+    try:
+        await run()
+    except* AmpdError as group:
+        for exc in group.exceptions:
+            log.warning("a part of AMTP waits", extra={"part": name, "why": str(exc)})
 
 
 def _signer(values: GatewayValues) -> tuple[ForeignSigner, str] | None:

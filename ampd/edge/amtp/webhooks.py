@@ -138,15 +138,17 @@ class Webhooks:
                 for key in hooks:
                     if key not in served and self._next(key):
                         served[key] = trio.CancelScope()
-                        nursery.start_soon(self._serve, key, served)
+                        nursery.start_soon(self._serve, key, served[key], served)
                 await changed.wait()
 
     def _next(self, hook: str) -> Entry | None:
         return next(iter(self._registry.find(_EVENT, prefix=f"{hook}/", limit=1)), None)
 
-    async def _serve(self, hook: str, served: dict[str, trio.CancelScope]) -> None:
+    async def _serve(
+        self, hook: str, scope: trio.CancelScope, served: dict[str, trio.CancelScope]
+    ) -> None:
         """Bring the events of one webhook, the oldest first, until there is none (WK2)."""
-        with served[hook]:
+        with scope:
             while entry := self._next(hook):
                 found = self._registry.get(_HOOK, hook)
                 if found is None:
@@ -158,7 +160,7 @@ class Webhooks:
                 except AmpdError as exc:
                     log.warning("a webhook waits", extra={"webhook": hook, "why": str(exc)})
                     await trio.sleep(_LONGEST_PAUSE)
-            del served[hook]  # no await since there was none: nothing came in between
+            served.pop(hook, None)  # no await since there was none: nothing came in between
 
     async def _bring(self, hook: str, found: Mapping[str, Any], entry: Entry) -> None:
         """Until it is taken, or given up (WK3)."""
