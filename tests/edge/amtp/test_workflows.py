@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 from edge.amtp.team import error_of
-from edge.amtp.world import Wire, bring, town, two_towns
+from edge.amtp.world import Wire, Zone, bring, town, two_towns
 
 from ampd.core.submission import Draft
 from ampd.edge.amtp import answers
@@ -193,6 +193,27 @@ async def test_wf3_forged_answers_change_nothing(tmp_path):
 
         await reply(us, "ann", workflow, {"true": 1})
         assert (await notice(us))["payload"]["results"][0]["payload"] == {"true": 1}
+
+
+async def test_wf3_an_answer_with_a_bad_signature_answers_nothing(tmp_path):
+    wire = Wire()
+    wire.script = lambda *_: 200
+    resolve = {"sender.example": "http://away"}
+    async with town(tmp_path, http=wire, dns=Zone(), resolve=resolve) as us:
+        await people(us, "boss")
+        workflow = await begin(us, "orders@sender.example")
+        answer = {
+            "recipients": [us.full("boss")], "in_reply_to": workflow,
+            "response_type": "workflow_response",
+        }  # fmt: skip
+        bad = {"algorithm": "ES256", "keyid": "k1", "value": "A" * 86}
+
+        assert (await bring(us, **answer, payload="forged", signature=bad)).status == 202
+        await us.mail("boss")
+        ids = {name: str(uuid.uuid4()) for name in ("message_id", "idempotency_key")}
+        assert (await bring(us, **answer, **ids, payload="theirs")).status == 202
+
+        assert (await notice(us))["payload"]["results"][0]["payload"] == "theirs"
 
 
 async def test_wf3_nobody_answers_the_workflow_of_another(tmp_path):
