@@ -145,6 +145,20 @@ class Net:
     def __init__(self, folder, stack, clock, http):
         self._folder, self._stack, self.clock, self._http = folder, stack, clock, http
         self.wires = Wires()
+        self._carrying = []
+
+    async def _carry(self, abroad):
+        scope, done = trio.CancelScope(), trio.Event()
+        self._carrying.append((scope, done))
+        with scope:
+            await abroad.run()
+        done.set()
+
+    async def stop(self):
+        """Nobody is in the middle of asking another gateway when the first of them closes."""
+        for scope, done in self._carrying:
+            scope.cancel()
+            await done.wait()
 
     async def gateway(self, name, *, peer=ELSEWHERE, **values):
         """One more; its host is its amp_domain, and others see it come from `peer`."""
@@ -171,7 +185,7 @@ class Net:
                 http=self._http or self.wires.seen_from(peer), dns=self.wires, **values,
             )
         )  # fmt: skip
-        place.nursery.start_soon(held[1].run)
+        place.nursery.start_soon(self._carry, held[1])
         place.abroad = held[1]
         if "amp_domain" in values:
             self.wires.hosts[values["amp_domain"]] = place
@@ -193,7 +207,11 @@ class _Courier:
 async def net(folder, clock=None, http=None):
     """`http` is a real client, for gateways that listen."""
     async with AsyncExitStack() as stack:
-        yield Net(folder, stack, clock or fakes.Clock(), http)
+        made = Net(folder, stack, clock or fakes.Clock(), http)
+        try:
+            yield made
+        finally:
+            await made.stop()
 
 
 @dataclass
