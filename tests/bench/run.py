@@ -17,6 +17,7 @@ import bench_gateway
 import bench_idle
 import bench_mailbox
 import bench_relay
+import bench_relay_store
 import bench_send
 
 BENCHMARKS = {
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "mailbox": bench_mailbox.run,
     "idle": bench_idle.run,
     "relay": bench_relay.run,
+    "relay-store": bench_relay_store.run,
     "gateway": bench_gateway.run,
     "cli": bench_cli.run,
 }
