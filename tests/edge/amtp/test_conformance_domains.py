@@ -247,7 +247,9 @@ async def test_row_054_an_answer_that_is_lost_means_another_try_and_one_message(
         await people(away, "bob")
         sent = await home.write("alice", "bob@away.example")
         await wire.heard(1)
-        delivered = await away.here.post("/v1/messages", json.loads(lost[0]), peer="192.0.2.7")
+        delivered = await away.here.post(
+            "/v1/messages", json.loads(wire.log[0][2]), peer="192.0.2.7"
+        )
         home.abroad.wake()
         found = await home.ended(sent["message_id"])
 
