@@ -26,6 +26,7 @@ Not here: mail (the journal), what a kind means (edge/amp, edge/amtp).
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,8 @@ class Registry:
         self._path = path
         self._now = now
         self._one = trio.CapacityLimiter(1)
+        self._in_use = threading.Lock()  # the writing connection: never closed under a change
+        self._closed = False
         self._remembered: dict[tuple[str, str], Row] = {}  # GR6
         try:
             _make(path)
@@ -259,17 +262,20 @@ class Registry:
 
     def _commit(self, work: Callable[[Batch], T], now: int) -> T:
         db = self._writing
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        with self._in_use:
+            if self._closed:
+                raise StorageError(f"{self._path} is closed: the daemon is stopping")
             try:
-                result = work(Batch(db, now))
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-        except sqlite3.Error as exc:
-            raise self._error(exc) from exc
-        return result
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(Batch(db, now))
+                    db.execute("COMMIT")
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+            except sqlite3.Error as exc:
+                raise self._error(exc) from exc
+            return result
 
     async def sweep(self) -> int:
         """Remove what has expired; how many entries that were."""
@@ -279,9 +285,11 @@ class Registry:
         return swept
 
     def close(self) -> None:
-        """After the last change returned."""
-        self._reading.close()
-        self._writing.close()
+        """A change that is under way is finished first; one that comes later is refused."""
+        with self._in_use:
+            self._closed = True
+            self._reading.close()
+            self._writing.close()
 
     def _error(self, exc: sqlite3.Error) -> StorageError:
         kind = getattr(exc, "sqlite_errorcode", 0) & 0xFF

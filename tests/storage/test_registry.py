@@ -4,6 +4,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 import trio
@@ -281,3 +282,24 @@ async def test_gr6_memory_is_bounded(registry, monkeypatch):
         registry.get("k", "large")
     assert len(registry._remembered) <= 100
     assert ("k", "large") not in registry._remembered
+
+
+async def test_gr1_a_change_under_way_is_finished_before_the_file_is_closed(path, clock):
+    found = Registry(path, clock)
+    began, may_end = threading.Event(), threading.Event()
+
+    def work(batch):
+        began.set()
+        assert may_end.wait(10)
+        batch.put("k", "a", {"n": 1})
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.change, work)
+        await trio.to_thread.run_sync(began.wait)
+        nursery.start_soon(trio.to_thread.run_sync, found.close)
+        may_end.set()
+    with pytest.raises(StorageError, match="closed"):
+        await found.put("k", "b", {})
+    again = Registry(path, clock)
+    assert again.get("k", "a") == {"n": 1}
+    again.close()
