@@ -119,6 +119,15 @@ async def test_mi1_mail_comes_into_the_folder_of_the_key_that_registered(here, h
     assert local["received_at"].endswith("Z") and local["security"]["trust"] == "verified"
 
 
+async def test_k17_who_only_ever_lists_its_folder_sees_its_mail(here, home, alice, bob):
+    folder = folder_of(home, "bob", bob.signer)
+    await alice.send(bob, "one")
+    await alice.send(bob, "two")
+    found = await filled(here, bob, folder, 2)
+    assert sorted(each["payload"]["message"] for each in found.values()) == ["one", "two"]
+    assert await bob.waiting() == []
+
+
 async def test_mi1_a_folder_of_the_same_name_with_another_key_gets_nothing(here, home, alice, bob):
     folder = folder_of(home, "bob", ForeignSigner.generate("Ed25519"))
     mine = folder_of(home, "alice", alice.signer)
