@@ -119,10 +119,10 @@ class _Alphabet:
             for name in found:
                 self._of_class.setdefault(name, set()).add(letter)
 
-    def spelled(self, words: Sequence[bytes]) -> str:
+    def spelled(self, blanked: bytes, words: Sequence[bytes]) -> str:
         """One character a word: its own, "@" for an e-mail address, or a blank (Q2)."""
         text = "".join(map(self._of_word.get, words, repeat(" ")))
-        if b"@" in b"".join(words):
+        if b"@" in blanked:
             pairs = zip(text, words, strict=True)
             text = "".join(["@" if word.find(b"@") > 0 else letter for letter, word in pairs])
         if len(text) - text.count(" ") > MAX_KNOWN:
@@ -188,8 +188,9 @@ def found_in(texts: Iterable[str]) -> tuple[str, ...]:
 def _judge(text: str, found: set[str], depth: int) -> None:
     plain = folded(text)
     blanked = plain.encode().translate(_LOWERED)
-    vocabulary = frozenset(blanked.split())
-    _match(plain, blanked, vocabulary, found)
+    words = blanked.split()
+    vocabulary = frozenset(words)
+    _match(plain, blanked, words, vocabulary, found)
     hides = hiding(text) or encoded(text, blanked, vocabulary)
     if not hides and DISGUISED.isdisjoint(vocabulary):
         return
@@ -207,7 +208,9 @@ def _unmask(text: str, words: frozenset[bytes], found: set[str], depth: int) -> 
             found |= hidden | {"instruction_override", "unicode_encoding_tricks"}
 
 
-def _match(plain: str, blanked: bytes, vocabulary: frozenset[bytes], found: set[str]) -> None:
+def _match(
+    plain: str, blanked: bytes, words: list[bytes], vocabulary: frozenset[bytes], found: set[str]
+) -> None:
     present = _ALPHABET.letters(blanked, vocabulary)
     due = [
         rule
@@ -215,7 +218,7 @@ def _match(plain: str, blanked: bytes, vocabulary: frozenset[bytes], found: set[
         for rule in _BY_ALARM[letter]
         if not any(map(present.isdisjoint, rule.needed))
     ]
-    spelled = _ALPHABET.spelled(blanked.split()) if due else ""
+    spelled = _ALPHABET.spelled(blanked, words) if due else ""
     for rule in due:
         if rule.category not in found and _compiled(rule.pattern).search(spelled):
             found.add(rule.category)
