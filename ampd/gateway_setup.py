@@ -11,6 +11,7 @@ Not here: what the gateway does (edge/gateway.py).
 
 import socket
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ from ampd.clock import wall_clock
 from ampd.config import Config
 from ampd.crypto.keyfiles import make_folder
 from ampd.edge.gateway_values import GatewayValues, Shared
+from ampd.edge.lasting import lasting
 from ampd.edge.methods import Rooms
 from ampd.model.errors import Invalid
 from ampd.settings import Endpoint
@@ -78,7 +80,7 @@ async def serve(
             gateway = Gateway(Shared(values, rooms, registry, foreign, client, dns, wall_clock))
             abroad.use(gateway, PROTOCOLS)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_sweep, registry)
+                nursery.start_soon(lasting, "sweeping", partial(_sweep, registry))
                 await nursery.start(gateway.run, bound)
                 task_status.started(Opened(values.base, _text(values.listen), values.admin_keys))
         finally:

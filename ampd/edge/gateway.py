@@ -16,6 +16,7 @@ import trio
 from ampd.core.ports import Parcel
 from ampd.edge.amp.service import AmpService
 from ampd.edge.amtp.service import AmtpService
+from ampd.edge.bugs import contained
 from ampd.edge.gateway_app import application, tls_context
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.server import Server
@@ -47,7 +48,9 @@ class Gateway:
     async def find(self, address: Address) -> str:
         """The protocol by which an address elsewhere can be reached, or "" (W2)."""
         for service in self._services():
-            if await service.find(address):
+            with contained(f"finding by {service.name}"):
+                found = await service.find(address)
+            if found:
                 return service.name
         return ""
 
@@ -55,7 +58,8 @@ class Gateway:
         """Hand a parcel to the other server (W2). Refused: for good; Unavailable: later."""
         for service in self._services():
             if service.name == protocol:
-                return await service.carry(parcel)
+                with contained(f"carrying by {service.name}"):  # a bug is tried again later
+                    return await service.carry(parcel)
         raise Refused(f"there is no way to {parcel.recipient} any more: no {protocol!r} here")
 
     def _services(self) -> Sequence[AmpService | AmtpService]:

@@ -33,6 +33,7 @@ from ampd.edge.amp.transport import Transport
 from ampd.edge.gateway_mail import GatewayMail
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, HttpRefused, Request, Route, SocketRoute
+from ampd.edge.lasting import lasting
 from ampd.model.address import Address
 from ampd.model.errors import AmpdError
 from ampd.model.message import Delivery
@@ -204,7 +205,7 @@ class AmpService:
         await self.registration.finish()
         async with trio.open_nursery() as nursery:
             if self._shared.values.mirror:
-                nursery.start_soon(self._mirror.run)
+                nursery.start_soon(lasting, "mirror", self._mirror.run)
             await self.transport.run()
 
     async def find(self, address: Address) -> bool:

@@ -33,6 +33,7 @@ from ampd.edge.amp.webhooks import Webhooks
 from ampd.edge.amp.websocket import Sockets
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request, Route, SocketRoute
+from ampd.edge.lasting import lasting
 from ampd.model.address import Address
 from ampd.model.message import Delivery, id_from_text, id_text
 
@@ -80,8 +81,8 @@ class Transport:
     async def run(self) -> None:
         """Bring mail to webhooks, and sweep what is over, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._webhooks.run)
-            nursery.start_soon(self.attachments.run)
+            nursery.start_soon(lasting, "webhooks", self._webhooks.run)
+            nursery.start_soon(lasting, "attachments", self.attachments.run)
 
     # --- what became of a message -------------------------------------------------------------
 

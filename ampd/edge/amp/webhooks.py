@@ -95,6 +95,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Follow the mailboxes of all accounts that have a webhook, until cancelled."""
+        self._followers.clear()  # of a run that failed
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()

@@ -33,6 +33,7 @@ from ampd.edge.amtp.transport import Transport
 from ampd.edge.amtp.views import Views
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, HttpRefused, Request, Route, SocketRoute
+from ampd.edge.lasting import lasting
 from ampd.model.address import Address
 from ampd.model.errors import AmpdError, Refused, Unavailable
 from ampd.model.message import Delivery
@@ -122,7 +123,7 @@ class AmtpService:
         """Push, retry, follow workflows, until cancelled."""
         await self._admin.clean()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._push.run)
+            nursery.start_soon(lasting, "push", self._push.run)
             nursery.start_soon(self.transport.run)
 
     async def find(self, address: Address) -> bool:

@@ -4,7 +4,7 @@ It only puts these rooms together; each of them says in its own module what it p
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -28,19 +28,18 @@ from ampd.edge.amtp.verification import Verifier
 from ampd.edge.amtp.webhooks import Webhooks
 from ampd.edge.amtp.workflow_views import WorkflowViews
 from ampd.edge.amtp.workflows import Workflows
-from ampd.edge.bugs import contained
 from ampd.edge.gateway_mail import Piece
 from ampd.edge.gateway_values import GatewayValues, Shared
 from ampd.edge.http.words import Answer, Request, Route
+from ampd.edge.lasting import lasting
 from ampd.model.address import Address
-from ampd.model.errors import AmpdError, Invalid
+from ampd.model.errors import Invalid
 from ampd.model.message import Delivery
 from ampd.protocol.amtp.dns_record import key_name
 
 # Requests a minute; config.toml's limits.KIND is another number, 0 none at all. A gateway brings
 # the mail of many agents, so it may do as much as one agent here.
 LIMITS: Final = {"amtp": 6000, "amtp_denied": 30, "amtp_federation": 6000}
-_PAUSE: Final = 30.0  # seconds until a room that failed (a full disk) goes on
 
 log = logging.getLogger("ampd.amtp")
 
@@ -96,7 +95,7 @@ class Transport:
         """What these rooms do without being asked, until cancelled."""
         async with trio.open_nursery() as nursery:
             for room in (self.schemas, self.workflows, self.webhooks, self._outcomes):
-                nursery.start_soon(_lasting, type(room).__name__, room.run)
+                nursery.start_soon(lasting, type(room).__name__, room.run)
 
     # --- other gateways --------------------------------------------------------------------
 
@@ -179,26 +178,6 @@ class Transport:
         await self.dead_letters.bury(
             agent, piece, recipient, code, reason, attempts, first_ms, last_ms
         )
-
-
-async def _lasting(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """A room that fails begins again: one mistake, or a full disk, ends no other."""
-    while True:
-        try:
-            with contained(name):
-                await _warned(name, run)
-        except AmpdError as exc:  # a bug; contained has logged it
-            log.warning("a part of AMTP waits", extra={"part": name, "why": str(exc)})
-        await trio.sleep(_PAUSE)
-
-
-async def _warned(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Until the room fails by what may happen: a full disk, an agent that is gone."""
-    try:
-        await run()
-    except* AmpdError as group:
-        for exc in group.exceptions:
-            log.warning("a part of AMTP waits", extra={"part": name, "why": str(exc)})
 
 
 def _signer(values: GatewayValues) -> tuple[ForeignSigner, str] | None:

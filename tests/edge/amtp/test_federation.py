@@ -2,12 +2,9 @@
 
 import json
 
-import trio
 from edge.amtp.world import key_file, name_server, two_towns
 
-from ampd.edge.amtp import transport
 from ampd.edge.http.dns import Dns
-from ampd.model.errors import StorageError
 
 
 async def test_mail_goes_from_one_gateway_to_the_other_and_back(tmp_path):
@@ -100,23 +97,3 @@ async def test_a_gateway_is_found_by_the_dns(tmp_path):
 
             found = (await home.here.get("/v1/capabilities/away.example")).json
             assert json.loads(json.dumps(found))["max_size"] == 1_000_000
-
-
-async def test_a_room_that_fails_begins_again_and_ends_no_other(
-    monkeypatch, autojump_clock, caplog
-):
-    tries = []
-
-    async def room():
-        tries.append(trio.current_time())
-        if len(tries) == 1:
-            raise StorageError("the disk is full")
-        if len(tries) == 2:
-            raise ZeroDivisionError
-        await trio.sleep_forever()
-
-    with trio.move_on_after(100):
-        await transport._lasting("a room", room)
-
-    assert tries == [0, 30, 60]
-    assert "the disk is full" in str([each.__dict__ for each in caplog.records])
