@@ -97,7 +97,11 @@ def _survey(data: bytes) -> None:
             continue
         left -= 1
         start, first = at, data[at]
-        at, argument = _head(data, at, first)
+        argument = first & 31
+        if argument < 24 and first < _NO_VALUE:  # as _head does it, without the call: most items
+            at += 1
+        else:
+            at, argument = _head(data, at, first)
         if _BYTE_STRING <= first < _ARRAY:
             at += argument
         if keys and left & 1:
@@ -131,9 +135,7 @@ def _after(last: bytes, key: bytes) -> bytes:
 
 
 def _head(data: bytes, at: int, first: int) -> tuple[int, int]:
-    """Where the head at `at` ends, and its argument (RFC 8949, section 3)."""
-    if first < _NO_VALUE and first & 31 < 24:
-        return at + 1, first & 31
+    """Where a head that has bytes of its own ends, and its argument (RFC 8949, section 3)."""
     if first in _SIMPLE:
         return at + 1, 0
     if first >= _NO_VALUE:
