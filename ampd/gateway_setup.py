@@ -24,6 +24,7 @@ from ampd.crypto.keyfiles import make_folder
 from ampd.edge.gateway_values import GatewayValues, Shared
 from ampd.edge.lasting import lasting
 from ampd.edge.methods import Rooms
+from ampd.edge.open_files import raise_limit
 from ampd.model.errors import Invalid
 from ampd.settings import Endpoint
 from ampd.storage.registry import Registry
@@ -65,6 +66,7 @@ async def serve(
     endpoint, foreign, abroad = config.gateway.listen, rooms.foreign, rooms.abroad
     if endpoint is None or foreign is None or abroad is None:
         raise LookupError("the daemon asks only with all rooms, and where to listen")
+    raise_limit()
     bound, tls = _bound(config, endpoint)
     with bound:
         from ampd.edge.gateway import Gateway

@@ -15,6 +15,7 @@ Not here: what the values mean.
 """
 
 import json
+import math
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any, Final, NoReturn, cast
 
@@ -75,11 +76,17 @@ def write(
 
 
 def plain(value: Value) -> Any:
-    """The same with ints and floats for numbers, for whoever needs their meaning only."""
+    """The same with ints and floats for numbers, for whoever needs their meaning only.
+
+    Invalid for a number that is larger than any float.
+    """
     match value:
         case Number():
             whole = not set(value) & set(".eE") and len(value) <= _MAX_DIGITS
-            return int(value) if whole else float(value)
+            number = int(value) if whole else float(value)
+            if isinstance(number, float) and math.isinf(number):
+                raise Invalid(f"{value[:20]} is a number that nobody can hold")
+            return number
         case dict():
             return {name: plain(each) for name, each in value.items()}
         case list():

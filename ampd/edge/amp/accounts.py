@@ -160,9 +160,7 @@ class Accounts:
         token = _new_token()
 
         def work(batch: Batch) -> None:
-            keys = sorted(batch.find(KEY, owner=account.name), key=lambda entry: entry.at)
-            for entry in keys[: -MAX_KEYS + 1]:
-                batch.delete(KEY, entry.key)
+            _make_room(batch, account.name)
             batch.put(KEY, _hashed(token), {"name": account.name}, owner=account.name)
 
         await self._registry.change(work)
@@ -177,6 +175,7 @@ class Accounts:
             for entry in batch.find(KEY, owner=account.name):
                 ends = min(until, entry.expires or until)
                 batch.put(KEY, entry.key, entry.value, owner=entry.owner, expires=ends)
+            _make_room(batch, account.name)
             batch.put(KEY, _hashed(token), {"name": account.name}, owner=account.name)
 
         await self._registry.change(work)
@@ -205,6 +204,14 @@ class Accounts:
 
 def _value(account: Account) -> Value:
     return {**asdict(account), "scope": list(account.scope)}
+
+
+def _make_room(batch: Batch, name: str) -> None:
+    """Of too many keys those go that end first, then the oldest."""
+    found = batch.find(KEY, owner=name)
+    keys = sorted(found, key=lambda entry: (entry.expires is None, entry.expires or entry.at))
+    for entry in keys[: -MAX_KEYS + 1]:
+        batch.delete(KEY, entry.key)
 
 
 def _forget(batch: Batch, name: str) -> None:

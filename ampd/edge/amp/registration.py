@@ -9,6 +9,7 @@
   RG3  A name that was left is held for 30 days for the key that had it; the same has to be shown.
   RG4  gateway.registration says who may come: "open", "invite" (an invite_code, or an owner's user
        key), "owner" (a user key). gateway.tenants says into which tenants; empty: any.
+  RG6  An open registration ends when the node has as many agents as it can bear (open_files.py).
   RG5  What a crash left half done is undone at the next start.
 
 The proof of RG2 is `proof`, the signature over `ampd/amp-register|NAME|PROVIDER|TIMESTAMP`, with
@@ -35,6 +36,7 @@ from ampd.edge.amp.rendering import seconds_text
 from ampd.edge.gateway_values import GatewayValues
 from ampd.edge.http.words import Request
 from ampd.edge.methods import Rooms
+from ampd.edge.open_files import most_agents
 from ampd.model.address import check_name
 from ampd.model.errors import Invalid, Refused, StorageError
 from ampd.protocol.amp.address import AmpAddress, Names
@@ -94,6 +96,7 @@ class Registration:
         self._now = now
         self.one = trio.Lock()  # one comes or leaves at a time: none takes another one's name
         self.is_own_user: Callable[[Request], bool] = is_own_user
+        self.most_agents: Callable[[], int] = most_agents
 
     async def register(self, request: Request) -> tuple[int, dict[str, Any]]:
         """Status and body of the answer. Raises Fault and Refused."""
@@ -174,11 +177,13 @@ class Registration:
             )  # fmt: skip
 
     def _check_free(self, request: Request, asked: Asked, owner: str) -> None:
-        """RG1, RG3."""
+        """RG1, RG3, RG6."""
         if self._is_taken(asked.name):
             raise self._taken(
                 asked, "name_taken", f"Agent name {asked.name!r} is already registered here"
             )
+        if not owner and len(self._rooms.agents) >= self.most_agents():
+            raise Fault("quota_exceeded", 507, "this node has no room for more agents")
         held = self._accounts.held(asked.name)
         if held is None:
             return
