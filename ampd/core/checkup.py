@@ -51,7 +51,7 @@ _TABLES: Final = {
     "outbox": "item, what, message, recipient, [by], address, key, mailbox, expires, at, status",
     "seen": "sender, id, agent, at, until",
     "pairs_out": "sender, recipient, epoch, last",
-    "pairs_in": "recipient, sender, epoch, last",
+    "pairs_in": "recipient, sender, epoch, last, age",
     "gaps": "recipient, sender, epoch, number, upto, at",
     "cards": "key, address, number, signed, node, at, withdrawn",
     "contacts": "address, key, state, blocked, since, source, relays, note",

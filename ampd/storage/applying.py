@@ -82,7 +82,7 @@ class Applier(Rows):
         sender_key, message = read_signed(record.signed)
         by = self.holder(record.by) if record.by else None
         counted = not by and record.via != "system"  # notices are no pair's letters
-        gap = self._count_received(sender_key, message, record) if counted else 0
+        gap = self._count_received(seq, sender_key, message, record) if counted else 0
         to = message["to"]
         self._pending.messages.append(
             (
@@ -117,22 +117,28 @@ class Applier(Rows):
             self._ordered(sender_key, key, epoch, order)
         self._pending.sent(by)
 
-    def _count_received(self, sender: bytes, message: dict[str, Any], record: Kept) -> int:
+    def _count_received(
+        self, seq: int, sender: bytes, message: dict[str, Any], record: Kept
+    ) -> int:
         """Note the order numbers; answer how many are missing right before this message."""
         held = {box[0] for box in record.boxes}
         counted = 0
         for _, key, order in message["to"]:
             if key in held:
                 pair = (key, sender, message["epoch"])
-                counted = max(counted, self._received(pair, order, record))
+                counted = max(counted, self._received(seq, pair, order, record))
         return counted if record.missing < 0 else record.missing
 
-    def _received(self, pair: tuple[bytes, bytes, bytes], order: int, record: Kept) -> int:
+    def _received(
+        self, seq: int, pair: tuple[bytes, bytes, bytes], order: int, record: Kept
+    ) -> int:
         last = self.last_received(pair)
         if order <= last:
             self._fill_gap(pair, order)
             return 0
-        self.received(pair, order)
+        if not last:
+            self.make_room(pair[0], pair[1])
+        self.received(pair, order, seq)
         missing = order - last - 1 if record.missing < 0 else min(record.missing, order - 1)
         if missing:
             self._db.execute(
@@ -352,12 +358,15 @@ class Applier(Rows):
             self._db.execute(
                 "UPDATE holders SET last=max(last,?) WHERE id=?", (last, self.holder(key))
             )
+        count = len(record.received)
+        received = [(*row, place - count) for place, row in enumerate(record.received)]
         for table, rows in (
-            ("pairs_out", record.sent), ("pairs_in", record.received), ("gaps", record.gaps),
+            ("pairs_out", record.sent), ("pairs_in", received), ("gaps", record.gaps),
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608
-            marks = "?,?,?,?,?,?" if table == "gaps" else "?,?,?,?"
+            marks = ",".join("?" * {"pairs_out": 4, "pairs_in": 5, "gaps": 6}[table])
             self._db.executemany(f"INSERT INTO {table} VALUES({marks})", rows)
+        self.forget_epochs_over()
         self._meta("counters_seq", seq)
         self._forget_counts()
 

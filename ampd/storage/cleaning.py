@@ -130,7 +130,7 @@ def counters(db: sqlite3.Connection) -> Counters:
     return Counters(
         rows("SELECT key, last FROM holders WHERE last>0"),
         rows("SELECT sender, recipient, epoch, last FROM pairs_out"),
-        rows("SELECT recipient, sender, epoch, last FROM pairs_in"),
+        rows("SELECT recipient, sender, epoch, last FROM pairs_in ORDER BY age"),  # rows.py, H2
         rows("SELECT recipient, sender, epoch, number, upto, at FROM gaps"),
     )
 

@@ -21,7 +21,9 @@ _DELIVERY: Final = (
     " VALUES(?,?,?,?,?,?,?,?)"
 )
 _ORDER: Final = "INSERT OR REPLACE INTO pairs_out VALUES(?,?,?,?)"
-_RECEIVED: Final = "INSERT OR REPLACE INTO pairs_in VALUES(?,?,?,?)"
+_RECEIVED: Final = (
+    "INSERT INTO pairs_in VALUES(?,?,?,?,?) ON CONFLICT DO UPDATE SET last=excluded.last"
+)
 _SENT: Final = "UPDATE holders SET sent=sent+? WHERE id=?"
 _CAME: Final = tuple(
     f"UPDATE holders SET last=max(last,?), {column}={column}+? WHERE id=?"  # noqa: S608
@@ -36,7 +38,8 @@ class Pending:
         self._db = db
         self.messages: list[tuple[Any, ...]] = []
         self.deliveries: list[tuple[Any, ...]] = []
-        self.received: dict[tuple[bytes, bytes, bytes], int] = {}  # by recipient, sender, epoch
+        # by recipient, sender, epoch: the last number, and the record in which the epoch came
+        self.received: dict[tuple[bytes, bytes, bytes], tuple[int, int]] = {}
         self._boxes: list[tuple[Any, ...]] = []
         self._orders: dict[tuple[bytes, bytes], tuple[bytes, int]] = {}
         self._sent: dict[int, int] = {}
@@ -66,7 +69,7 @@ class Pending:
         if self._boxes:
             self._flush_boxes()
         if self.received:
-            run(_RECEIVED, [(*pair, last) for pair, last in self.received.items()])
+            run(_RECEIVED, [(*pair, *last) for pair, last in self.received.items()])
         if self.deliveries:
             run(_DELIVERY, self.deliveries)
             run(_ORDER, [(*pair, *last) for pair, last in self._orders.items()])

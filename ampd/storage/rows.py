@@ -5,6 +5,9 @@ made when they are missing. What is killed goes into `garbage` with the number o
 
   H1  What every message asks (a mailbox's last number, a pair's last order number, the epoch) is
       read once and remembered until a rollback, or until a record changes it in another way.
+  H2  Of a recipient and a sender, EPOCHS epochs are counted, those that came first go first: who
+      makes up epochs makes no more rows than that. `age` orders them: the record in which an epoch
+      came, or, of those in a snapshot (Counters), its place there less how many there are.
 
 Not here: which record does what (applying.py).
 """
@@ -17,6 +20,7 @@ from ampd.model.encoding import decode_own
 from ampd.storage.pending import Pending
 
 PREVIEW: Final = 120  # characters: one line of a wide terminal
+EPOCHS: Final = 16  # of a pair: a store gets a new one when it is restored or copied
 _CACHED: Final = 4096  # of a kind: a few hundred KiB; the rest is looked up
 
 
@@ -127,10 +131,46 @@ class Rows:
             found = self._came[pair] = row[0] if row else 0
         return found
 
-    def received(self, pair: tuple[bytes, bytes, bytes], order: int) -> None:
-        """This one came, behind the last."""
+    def received(self, pair: tuple[bytes, bytes, bytes], order: int, seq: int) -> None:
+        """This one came with record `seq`, behind the last."""
         self._came[pair] = order
-        self._pending.received[pair] = order
+        first = self._pending.received.get(pair)
+        self._pending.received[pair] = order, first[1] if first else seq
+
+    def make_room(self, recipient: bytes, sender: bytes) -> None:
+        """For one more epoch of a pair: of EPOCHS that are there, the oldest goes (H2)."""
+        self.flush()
+        row = self._db.execute(
+            "SELECT count(*), min(age) FROM pairs_in WHERE recipient=? AND sender=?",
+            (recipient, sender),
+        ).fetchone()
+        if row[0] >= EPOCHS:
+            self._forget_epochs("recipient=? AND sender=? AND age=?", (recipient, sender, row[1]))
+
+    def forget_epochs_over(self) -> None:
+        """What a journal of before H2 counted beyond it."""
+        newer = (
+            "SELECT count(*) FROM pairs_in n WHERE n.recipient=p.recipient AND n.sender=p.sender"
+            " AND n.age>p.age"
+        )
+        self._forget_epochs(
+            "(recipient, sender, epoch) IN"  # noqa: S608
+            f" (SELECT recipient, sender, epoch FROM pairs_in p WHERE ({newer})>=?)",
+            (EPOCHS,),
+        )
+
+    def _forget_epochs(self, where: str, values: tuple[Any, ...]) -> None:
+        pairs = self._db.execute(
+            f"SELECT recipient, sender, epoch FROM pairs_in WHERE {where}",  # noqa: S608
+            values,
+        ).fetchall()
+        for pair in map(tuple, pairs):
+            for table in ("pairs_in", "gaps"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE recipient=? AND sender=? AND epoch=?",  # noqa: S608
+                    pair,
+                )
+            self._came.pop(pair, None)
 
     # --- rows --------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ for a message by id and sender would walk through all that the sender ever sent.
 
 from typing import Final
 
-VERSION: Final = 5
+VERSION: Final = 6
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -58,7 +58,8 @@ CREATE TABLE pairs_out(
     sender BLOB, recipient BLOB, epoch BLOB, last INTEGER, PRIMARY KEY(sender, recipient)
     ) WITHOUT ROWID;
 CREATE TABLE pairs_in(
-    recipient BLOB, sender BLOB, epoch BLOB, last INTEGER, PRIMARY KEY(recipient, sender, epoch)
+    recipient BLOB, sender BLOB, epoch BLOB, last INTEGER, age INTEGER,
+    PRIMARY KEY(recipient, sender, epoch)
     ) WITHOUT ROWID;
 CREATE TABLE gaps(
     recipient BLOB, sender BLOB, epoch BLOB, number INTEGER, upto INTEGER, at INTEGER,

@@ -24,12 +24,12 @@ class Clock:
         return self.now
 
 
-def signed(sender, recipient, order, body="hello", at=1):
+def signed(sender, recipient, order, body="hello", at=1, epoch=bytes(8)):
     message = Message(
         id=new_id(at, os.urandom(10)),
         sender=Address(NAMES[sender], "here.local"),
         to=(Recipient(Address(NAMES[recipient], "here.local"), recipient.public, order),),
-        epoch=bytes(8),
+        epoch=epoch,
         sent=at,
         expires=at + 1000,
         thread=bytes(16),
@@ -87,11 +87,11 @@ def outgoing(body="hello", sealed=b"s" * 300):
     return work
 
 
-def incoming(at_order, body="hello"):
+def incoming(at_order, body="hello", epoch=bytes(8)):
     """A work: carol's letter of that order number comes for bob."""
 
     def work(tx):
-        letter = signed(CAROL, BOB, at_order, body, tx.now)
+        letter = signed(CAROL, BOB, at_order, body, tx.now, epoch)
         box = (BOB.public, number(tx, BOB), int(State.UNREAD), "")
         return tx.append(Kept(letter, tx.now, "direct", True, b"", (box,)))
 
