@@ -18,7 +18,10 @@ from urllib.parse import urlsplit
 
 from ampd.edge.http.words import Request
 
-_PROXIES: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_PROXIES: Final = (
+    *("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
+    *("forwarded", "x-real-ip", "via"),
+)
 _LISTS: Final = {4: Path("/proc/net/tcp"), 6: Path("/proc/net/tcp6")}
 _LISTENING: Final = "0A"
 

@@ -7,7 +7,8 @@
        admin key may do both for every agent that has an account.
   AC4  With gateway.amtp_auth "local", a program on this machine may send as an agent that has an
        account, and ask how far a message got, without any key, as the public clients do. A caller
-       behind a proxy is not on this machine.
+       behind a proxy is not on this machine, nor one who calls it by another name than a program
+       here would: a proxy may not say that it is one.
   AC5  An agent that has no account (`amp init`) cannot be acted for over HTTP at all.
   AC6  Who shows wrong keys too often is told to wait (429): keys that people chose can be guessed.
 
@@ -19,6 +20,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ampd.core.agents import Agent, Agents
 from ampd.edge.amtp.admin_keys import AdminKeys
@@ -30,7 +32,10 @@ from ampd.storage.registry import Registry
 AGENT: Final = "amtp.agent"
 KEY: Final = "amtp.key"
 _ACCESS_EVERY: Final = 3_600_000  # ms between writes of when an agent was last here
-_PROXIES: Final = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
+_PROXIES: Final = (
+    *("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
+    *("forwarded", "x-real-ip", "via"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,13 @@ def is_local(request: Request) -> bool:
     """Whether a program of this machine asks, and no proxy for somebody else."""
     if any(name in request.headers for name in _PROXIES):
         return False
+    host = urlsplit(request.base).hostname or ""
+    return _is_loopback(request.peer) and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(request.peer.partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

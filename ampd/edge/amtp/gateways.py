@@ -1,8 +1,8 @@
 """Where the gateway of a domain is, and by which key a domain signs: the settings, then the DNS.
 
   GW1  gateway.resolve goes before the DNS. What the owner wrote there may be plain HTTP, and in
-       this network; what the DNS says is https at a public address, unless gateway.plain_http is
-       set for tests.
+       this network; what the DNS says is at a public address or a host of gateway.webhook_hosts,
+       and https unless gateway.plain_http is set.
   GW2  A name that only this network has (no dot, .local and the like) is asked of no DNS.
   GW3  An answer is believed as long as its record says (http/dns.py); a DNS that does not answer
        is Unavailable, which is not the same as a domain without a gateway.
@@ -61,7 +61,7 @@ class Gateways:
             return None
         texts, ttl = await self._dns.txt(gateway_name(domain))
         record = gateway_record(texts, plain_http=self._plain_http)
-        return None if record is None else Known(record, self._plain_http, ttl)
+        return None if record is None else Known(record, configured=False, ttl=ttl)
 
     async def key(self, selector: str, domain: str) -> KeyRecord:
         """The key of a selector (dns_record.key_record); Unavailable if the DNS does not answer."""

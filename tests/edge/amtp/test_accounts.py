@@ -74,6 +74,17 @@ async def test_ac4_everybody_else_does(us, alice):
     assert (await us.status(sent, token="wrong")).status == 403
 
 
+async def test_ac4_a_proxy_here_that_says_nothing_of_itself_is_known_by_the_name_it_passes_on(
+    tmp_path,
+):
+    async with team(tmp_path, hosts=("amtp.example",)) as us:
+        alice = await us.register("alice")
+        for said in ({"Host": "amtp.example"}, {"X-Forwarded-Proto": "https"}):
+            reply = await us.send("alice", "alice", payload={}, said=said)
+            assert await code(reply) == (401, "LOCAL_SENDER_AUTH_REQUIRED")
+        assert (await us.send("alice", "alice", payload={}, token=alice)).status == 202
+
+
 async def test_ac4_nobody_is_without_a_key_where_the_setting_says_agent(tmp_path):
     async with team(tmp_path, amtp_auth="agent") as us:
         alice = await us.register("alice")

@@ -288,6 +288,13 @@ async def test_gw1_what_the_dns_says_is_https_and_not_believed_to_be_anywhere(zo
     assert found.record.gateway == "https://dns.example" and not found.configured
 
 
+async def test_gw1_plain_http_for_ourselves_lets_no_strangers_record_into_this_network(zone):
+    zone.records["_amtp.plain.example"] = ["v=amtp1;gateway=http://169.254.169.254"]
+    gateways = Gateways(zone, {}, plain_http=True)
+
+    assert not (await gateways.of("plain.example")).configured
+
+
 @pytest.mark.parametrize("domain", ["desk.local", "localhost", "a.internal", "box.home.arpa"])
 async def test_gw2_names_of_this_network_are_asked_of_no_dns(zone, domain):
     gateways = Gateways(zone, {}, plain_http=False)
