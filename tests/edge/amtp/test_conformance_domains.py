@@ -82,6 +82,7 @@ async def test_row_004_the_largest_message_is_ten_megabytes_unless_the_record_sa
 async def test_row_005_the_txt_record_leads_to_the_gateway(tmp_path):
     async with name_server() as names:
         options = {"dns": Dns(names.address), "plain_http": True, "resolve": {}}
+        options["webhook_hosts"] = ("127.0.0.1",)
         async with two_towns(tmp_path, here=options) as (home, away):
             names.records["_amtp.away.example"] = (60, [f"v=amtp1;gateway={away.url}"])
             await people(home, "alice")

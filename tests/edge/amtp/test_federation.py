@@ -84,6 +84,7 @@ async def test_without_a_signature_it_is_shown_as_untrusted_and_the_status_says_
 async def test_a_gateway_is_found_by_the_dns(tmp_path):
     async with name_server() as names:
         options = {"dns": Dns(names.address), "plain_http": True}
+        options["webhook_hosts"] = ("127.0.0.1",)
         async with two_towns(tmp_path, here={**options, "resolve": {}}) as (home, away):
             port = away.url.rpartition(":")[2]
             record = f"v=amtp1;gateway=http://127.0.0.1:{port};max-size=1000000"
