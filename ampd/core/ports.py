@@ -152,3 +152,5 @@ async def deliver_each(
             nursery.start_soon(one, place, envelope)
             # Trio runs what became ready together in any order. One round for each keeps theirs.
             await trio.lowlevel.checkpoint()
+            if not place:  # one more: from now on the first is begun, and no more come
+                await trio.lowlevel.checkpoint()

@@ -7,6 +7,7 @@ import pytest
 import trio
 from protocol.harness import Shelf
 
+from ampd.core.ports import Run
 from ampd.model.errors import Refused
 from ampd.model.message import Envelope
 
@@ -98,3 +99,25 @@ async def test_cards_are_shown_and_learned_and_rubbish_is_passed_over(place):
     shown = place.door.cards()
     assert isinstance(shown, list)
     await place.door.learn([*shown, b"", b"rubbish", b"\x84" * 200], NODE)
+
+
+async def test_what_joins_a_run_before_it_is_begun_is_answered_with_it(place):
+    """At whichever moment, in whichever order the tasks have their turns: all of them happen."""
+    for turns in 40 * [1, 2, 3, 4]:
+        envelopes, begun, answered = [place.letters[0]], [], []
+
+        def begin(number, begun=begun):
+            begun.append(number)
+            return True
+
+        async def join(envelopes=envelopes, begun=begun, turns=turns):
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            if not begun:
+                envelopes.append(place.letters[1])
+
+        run = Run(envelopes, lambda number, _, answered=answered: answered.append(number), begin)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(place.door.deliver_run, run, NODE)
+            nursery.start_soon(join)
+        assert answered == list(range(len(envelopes)))
