@@ -23,6 +23,7 @@ PLANTED = {
         "import nats",
     ),
     "Only ampd.edge.http.server imports hypercorn": ("ampd/edge/http/app.py", "import hypercorn"),
+    "Only ampd.edge.http.http1 imports h11": ("ampd/edge/http/server.py", "import h11"),
     "Only ampd.edge.http.client imports httpcore": ("ampd/edge/gateway.py", "import httpcore"),
     "Only ampd.edge.http.dns imports dns": ("ampd/edge/http/client.py", "import dns.resolver"),
     "Only ampd.edge.amtp.schema_worker imports jsonschema": (

@@ -1,4 +1,4 @@
-"""The HTTP server: hypercorn's protocols (HTTP/1.1, HTTP/2 over TLS, WebSocket) on trio's sockets.
+"""The HTTP server on trio's sockets: HTTP/1.1 (http1.py), and hypercorn's HTTP/2 and WebSockets.
 
   S1  It listens on loopback only, unless it has a certificate, or the owner said that plain HTTP
       may go over the network. TLS is 1.3.
@@ -12,8 +12,8 @@
   S6  HTTP/2 is spoken where TLS agreed on it, and nowhere else: an upgrade in the clear (h2c) is
       how requests get past a proxy unseen, and hypercorn 0.18 never ends such a connection.
 
-The connections run hypercorn's own protocol code; listening is ours, for that port 0, the limits
-and a clean end are not to be had from its `serve`.
+What TLS agreed on to be HTTP/2, and what becomes a WebSocket, runs hypercorn's own protocol code;
+listening is ours, for that port 0, the limits and a clean end are not to be had from its `serve`.
 
 Not here: what an HTTP request means (app.py).
 """
@@ -25,6 +25,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,7 @@ from hypercorn.typing import ConnectionState
 
 from ampd.edge.bugs import BugError, contained
 from ampd.edge.http.app import HEAD_BYTES, App
+from ampd.edge.http.http1 import Ends, Heads, Http1
 from ampd.model.errors import Invalid, Unavailable
 
 HEAD_WITHIN: Final = 10.0  # seconds
@@ -124,6 +126,7 @@ class Server:
         self.address: tuple[str, int] = bound.getsockname()[:2]
         self._config = _config()
         self._terminated = EventWrapper()
+        self._heads = Heads(HEAD_WITHIN)
         self._wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
         self._hosts: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
@@ -151,7 +154,8 @@ class Server:
                             self._connection, [listener], handler_nursery=connections
                         )
                     all_of_it.deadline = trio.current_time() + DRAIN_WITHIN
-                    await self._terminated.set()  # idle connections close themselves
+                    self._heads.end()  # idle connections close themselves
+                    await self._terminated.set()
                     await self._app.close_sockets()
             outer.cancel_scope.cancel()
 
@@ -178,16 +182,44 @@ class Server:
         wire: Any = stream
         if self._tls is not None:
             wire = trio.SSLStream(stream, self._tls, server_side=True, https_compatible=True)
-        context = _Context(self._terminated)
-        state = ConnectionState({})
-        server = _Connection(self._wrapped, self._config, context, state, wire)
-        server.idle_task = _Idle(self._terminated)
-
         try:
             with contained("an HTTP connection"):
-                await server.run()
+                await self._serve(wire, stream.socket)
         except BugError:
             return  # contained has logged it (S5)
+
+    async def _serve(self, wire: Any, bound: trio.socket.SocketType) -> None:
+        agreed = await self._agreed(wire) if self._tls is not None else "http/1.1"
+        if agreed == "h2":
+            await self._hypercorn(wire).run()
+        elif agreed:
+            try:
+                ends = Ends(bound.getpeername()[:2], bound.getsockname()[:2], self._tls is not None)
+            except OSError:
+                return  # it is gone
+            first = await Http1(self._app, wire, ends, self._heads).serve()
+            if first is not None:
+                await self._hypercorn(_Replayed(wire, first)).run()
+                return
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                if self._tls is None:
+                    await wire.send_eof()
+                await wire.aclose()
+
+    async def _agreed(self, wire: Any) -> str:
+        """The protocol that TLS agreed on; "" if there was no agreement."""
+        try:
+            with trio.fail_after(HEAD_WITHIN):
+                await wire.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            return ""
+        return wire.selected_alpn_protocol() or "http/1.1"
+
+    def _hypercorn(self, wire: Any) -> "_Connection":
+        context = _Context(self._terminated)
+        server = _Connection(self._wrapped, self._config, context, ConnectionState({}), wire)
+        server.idle_task = _Idle(self._terminated)
+        return server
 
 
 class _Connection(TCPServer):
@@ -223,7 +255,7 @@ class _Connection(TCPServer):
     @protocol.setter
     def protocol(self, made: ProtocolWrapper) -> None:
         if isinstance(made.protocol, H11Protocol):
-            made.protocol = _Http1(
+            made.protocol = _Upgraded(
                 made.app, made.config, made.context, made.task_group, made.state, made.ssl,
                 made.client, made.server, made.send,
             )  # fmt: skip
@@ -277,7 +309,7 @@ class _Idle:
                 await close()
 
 
-class _Http1(H11Protocol):
+class _Upgraded(H11Protocol):
     async def _check_protocol(self, event: object) -> None:
         """Nothing here asks for another protocol."""
 
@@ -303,6 +335,24 @@ def _config() -> Config:
     config.accesslog = None
     config.errorlog = logging.getLogger("ampd.http")
     return config
+
+
+class _Replayed:
+    """A stream that begins with bytes that were read from it before."""
+
+    def __init__(self, wire: Any, first: bytes) -> None:
+        self._wire = wire
+        self._first = first
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        more: bytes = await self._wire.receive_some(max_bytes)
+        return more
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wire, name)
 
 
 class _Impatient(trio.abc.HalfCloseableStream):
