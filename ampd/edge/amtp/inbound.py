@@ -4,7 +4,8 @@
        signature (verification.py), then the schema.
   IN2  A message is kept once for each recipient: by sender, idempotency key and recipient, for
        REPEATS_FOR. The same ids for another recipient are another copy of the same message, which
-       is how gateways send to several (9.3.3). A repeat has the first answer.
+       is how gateways send to several (9.3.3). A repeat has the first answer; what nobody proved
+       is no repeat of what its sender signed.
   IN3  A recipient that does not live here is AGENT_UNKNOWN, one of another domain is refused too:
        nothing is passed on for others (9.3.3).
   IN4  "delivered" means on disk, in the recipient's mailbox.
@@ -99,7 +100,8 @@ class Inbound:
         proof: Verification, now: int,
     ) -> tuple[RecipientStatus, str]:  # fmt: skip
         """One recipient's copy (IN2), and the id under which it came first."""
-        key = f"{sender}/{message['idempotency_key'].lower()}/{agent.name}"
+        word = "" if proof.proved else "/unproved"
+        key = f"{sender}/{message['idempotency_key'].lower()}/{agent.name}{word}"
         while key in self._coming:
             await self._coming[key].wait()
         done = self._coming[key] = trio.Event()
@@ -129,7 +131,8 @@ class Inbound:
 
         def work(batch: Batch) -> None:
             batch.put(_SEEN, key, seen, owner=agent.name, expires=until)
-            batch.add(_PROOF, f"{identifier}/{sender}", said, expires=until)
+            keep = batch.put if proof.proved else batch.add
+            keep(_PROOF, f"{identifier}/{sender}", said, expires=until)
 
         await self._registry.change(work)
 

@@ -6,12 +6,15 @@
        acknowledged, however often it is handed out.
   IN3  An acknowledged message is out of the inbox for good; to acknowledge it again, or one that
        never came, is 404.
+  IN4  A page ends early once it holds MAX_PAGE characters, and says that there are more.
 
 Not here: whose inbox it is (accounts.py).
 """
 
 from collections.abc import Iterator
 from typing import Any, Final
+
+import trio
 
 from ampd.core.agents import Agent
 from ampd.core.lists import MAX_LIST, Filter, Summary
@@ -23,9 +26,12 @@ from ampd.edge.amtp.times import time_text
 from ampd.edge.gateway_mail import GatewayMail, Piece
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request, Route
+from ampd.protocol import raw_json
 from ampd.protocol.amtp.message import is_uuid
 from ampd.storage.records import State
 
+MAX_PAGE: Final = 4 << 20  # characters: eight of the largest messages, or 1000 small ones
+_AT_ONCE: Final = 4  # messages, of half a megabyte at most: then others get their turn
 _STATUSES: Final = ("", "unread", "read")
 
 
@@ -67,17 +73,31 @@ class Inbox:
                 found.append(summary)
                 if len(found) > offset + limit:
                     break
-        shown = found[offset : offset + limit]
-        messages = [self._line(account.agent, each) for each in self._pieces.whole(shown)]
+        messages, shown = await self._opened(account.agent, found[offset : offset + limit])
         await self._mark(account.agent, shown)
         return Answer.json(200, {
             "recipient": self._mail.address_of(account.agent),
             "messages": messages,
             "count": len(messages),
             "message_count": len(messages),
-            "has_more": len(found) > offset + limit,
+            "has_more": len(found) > offset + len(shown),
             "timestamp": time_text(self._now()),
         })  # fmt: skip
+
+    async def _opened(
+        self, agent: Agent, wanted: list[Summary]
+    ) -> tuple[list[raw_json.Raw], list[Summary]]:
+        """Messages as they are handed out, and how far they go (IN4)."""
+        lines: list[raw_json.Raw] = []
+        size = done = 0
+        while done < len(wanted) and size < MAX_PAGE:
+            step = wanted[done : done + _AT_ONCE]
+            for piece in self._pieces.whole(step):
+                lines.append(raw_json.Raw(raw_json.write(self._line(agent, piece))))
+                size += len(lines[-1])
+            done += len(step)
+            await trio.lowlevel.checkpoint()
+        return lines, wanted[:done]
 
     def _waiting(self, agent: Agent, at_once: int) -> Iterator[Summary]:
         """What is not acknowledged, the oldest first."""

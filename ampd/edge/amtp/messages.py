@@ -24,7 +24,7 @@ from ampd.edge.amtp.mail import Mail, native_id
 from ampd.edge.amtp.push import Push
 from ampd.edge.amtp.sending import Outcome, Sending
 from ampd.edge.amtp.times import parse_time, time_text
-from ampd.edge.amtp.views import FAILED, STATUSES, Found, Views, Wanted, failed_copies
+from ampd.edge.amtp.views import STATUSES, Found, Views, Wanted, failed_copies
 from ampd.edge.amtp.views import status_members as members_of
 from ampd.edge.gateway_mail import GatewayMail
 from ampd.edge.gateway_values import GatewayValues, Shared
@@ -174,20 +174,20 @@ class Messages:
         identifier = self._identifier(request)
         agent = caller.account.agent if caller.account and not caller.admin else None
         found = self._views.found(native_id(identifier), agent)
-        if found is None:
-            value = self._shared.registry.get(FAILED, identifier)
-            if value is None or (agent and value["sender"] != agent.key.hex()):
-                raise Failure(404, "MESSAGE_NOT_FOUND", "Message not found")
+        if found is None and self._views.unsent(identifier, agent) is None:
+            raise Failure(404, "MESSAGE_NOT_FOUND", "Message not found")
         return identifier, found
 
     async def status(self, request: Request) -> Answer:
         """GET /v1/messages/{id}/status."""
-        identifier, found = self._find(request, self._reader(request))
-        return Answer.json(200, self._status(identifier, found))
+        caller = self._reader(request)
+        identifier, found = self._find(request, caller)
+        return Answer.json(200, self._status(identifier, found, caller))
 
-    def _status(self, identifier: str, found: Found | None) -> dict[str, Any]:
+    def _status(self, identifier: str, found: Found | None, caller: Caller) -> dict[str, Any]:
         if found is None:
-            value = self._shared.registry.get(FAILED, identifier) or {"recipients": []}
+            agent = caller.account.agent if caller.account and not caller.admin else None
+            value = self._views.unsent(identifier, agent) or {"recipients": []}
             copies = failed_copies(value)
             created = min((each.timestamp for each in copies), default="")
         else:
@@ -201,7 +201,7 @@ class Messages:
         """GET /v1/messages/{id}: how far it got, and, for who may read it, the message."""
         caller = self._reader(request)
         identifier, found = self._find(request, caller)
-        body = self._status(identifier, found)
+        body = self._status(identifier, found, caller)
         if found is not None and (caller.account is not None or caller.admin):
             agent = caller.account.agent if caller.account and not caller.admin else None
             message = self._message(found, agent)

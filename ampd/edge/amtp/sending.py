@@ -26,7 +26,7 @@ from ampd.crypto.keys import random_bytes
 from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.mail import Mail, dedupe_prefix, native_id
 from ampd.edge.amtp.times import time_text
-from ampd.edge.amtp.views import FAILED, REMEMBER, Found, Views
+from ampd.edge.amtp.views import FAILED, REMEMBER, Found, Views, failed_key
 from ampd.edge.gateway_values import Shared
 from ampd.model.errors import Refused
 from ampd.model.message import id_text, new_id
@@ -203,12 +203,12 @@ class Sending:
         self, message_id: str, agent: Agent, failed: Sequence[RecipientStatus]
     ) -> None:
         """Statuses name those who were not found, until a retry finds them (SE3; views.py, VI4)."""
+        key = failed_key(message_id, agent)
         if not failed:
-            if self._registry.get(FAILED, message_id) is not None:
-                await self._registry.delete(FAILED, message_id)
+            if self._registry.get(FAILED, key) is not None:
+                await self._registry.delete(FAILED, key)
             return
         value = {
-            "sender": agent.key.hex(),
             "recipients": [
                 {
                     "address": each.address, "at": each.timestamp, "code": each.error_code,
@@ -218,7 +218,7 @@ class Sending:
             ],
         }  # fmt: skip
         expires = self._now() + REMEMBER
-        await self._registry.put(FAILED, message_id, value, owner=agent.name, expires=expires)
+        await self._registry.put(FAILED, key, value, owner=agent.name, expires=expires)
 
     # --- answers --------------------------------------------------------------------------
 

@@ -61,6 +61,11 @@ class Wanted:
     offset: int = 0
 
 
+def failed_key(identifier: str, sender: Agent | None) -> str:
+    """Where the unknown recipients of a sender's message stand: others may use the same id."""
+    return f"{identifier}/{sender.key.hex()[:32] if sender else ''}"
+
+
 def push_key(name: str, identifier: str) -> str:
     """Where the state of a push stands in the registry."""
     return f"{name}/{identifier}"
@@ -116,7 +121,7 @@ class Views:
     def recipients(self, found: Found) -> list[RecipientStatus]:
         """Every recipient's copy, in the order of the message; then those that were unknown."""
         copies = self._sent(found) if found.by else self._received(found)
-        return copies + self.unknown(found.id)
+        return copies + self.unknown(found)
 
     def _sent(self, found: Found) -> list[RecipientStatus]:
         rows = self._rooms.store.view.execute(
@@ -188,10 +193,16 @@ class Views:
             )
         return copy
 
-    def unknown(self, identifier: str) -> list[RecipientStatus]:
+    def unknown(self, found: Found) -> list[RecipientStatus]:
         """The recipients that nobody could be found for (VI4)."""
-        value = self._registry.get(FAILED, identifier)
+        key = failed_key(found.id, found.by)
+        value = self._registry.get(FAILED, key) if found.by else None
         return [] if value is None else failed_copies(value)
+
+    def unsent(self, identifier: str, agent: Agent | None) -> dict[str, Any] | None:
+        """What is remembered of a message that reached nobody, as `agent` may see it (VI1)."""
+        found = self._registry.find(FAILED, prefix=failed_key(identifier, agent), limit=1)
+        return found[0].value if found else None
 
     # --- lists ----------------------------------------------------------------------------
 

@@ -70,6 +70,15 @@ def unfinished(registry: Registry) -> Iterator[tuple[str, str, int]]:
         after = page[-1].key
 
 
+def unfinished_of(batch: Batch, owner: str) -> int:
+    """How many workflows of an agent are not over."""
+    found, after = 0, ""
+    while page := batch.find(WORKFLOW, owner=owner, after=after):
+        found += sum(entry.value["status"] == "in_progress" for entry in page)
+        after = page[-1].key
+    return found
+
+
 def as_v7(identifier: str) -> str:
     """A message id in the form that is kept."""
     return f"{identifier[:14].lower()}7{identifier[15:].lower()}"

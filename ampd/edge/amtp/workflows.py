@@ -53,6 +53,7 @@ from ampd.protocol.amtp.message import derived_key
 from ampd.storage.registry import Batch
 from ampd.storage.store import Transaction
 
+MOST_OPEN: Final = 200  # of one agent: each is looked at whenever one begins
 _LOOK_EVERY: Final = 30.0  # seconds: clocks are set, and what could not be sent is tried again
 _AT_ONCE: Final = 50  # messages of a mailbox that are looked at before others get their turn
 
@@ -95,6 +96,10 @@ class Workflows:
             if (before := batch.get(records.WORKFLOW, identifier)) is not None:
                 unsent = self._kept.sent(agent, id_from_text(identifier)) is None
                 return unsent and before["sender"] == workflow.sender  # it was cut off here
+            if batch.get(records.LEG, records.as_v7(identifier)) is not None:
+                return False  # a message of another workflow, whose answers would come here
+            if records.unfinished_of(batch, agent.name) >= MOST_OPEN:
+                raise Failure(429, "RATE_LIMIT_EXCEEDED", f"{MOST_OPEN} workflows are not over")
             records.save(batch, workflow, agent.name, told=False)
             expires = workflow.deadline + records.KEPT_FOR
             leg = {"workflow": identifier}

@@ -8,6 +8,7 @@ import pytest
 from edge.amtp.team import error_of, team
 
 from ampd.core.agents import Profile
+from ampd.edge.amtp.inbox import MAX_PAGE
 from ampd.model.address import Address
 
 
@@ -188,6 +189,22 @@ async def test_di4_agents_of_another_domain_are_listed_if_they_are_known(us, tmp
         await us.here.node.meet(there)
     reply = await us.here.get("/v1/discovery/agents/there.local")
     assert [each["address"] for each in reply.json["agents"]] == ["carol@there.local"]
+
+
+async def test_in4_a_page_of_large_messages_is_a_short_one_and_nothing_is_left_out(us, alice, bob):
+    text = "x" * (fakes.LIMIT - 2000)
+    most = MAX_PAGE // fakes.LIMIT
+    ids = [
+        (await us.send("alice", "bob", payload={"blob": text, "n": n})).json["message_id"]
+        for n in range(most + 6)
+    ]
+    first = await us.inbox("bob", bob)
+    assert most <= first["count"] < most + 6 and first["has_more"]
+    rest = await us.inbox("bob", bob, f"?offset={first['count']}")
+    assert not rest["has_more"]
+    assert [m["message_id"] for m in first["messages"] + rest["messages"]] == ids
+    unread = await us.inbox("bob", bob, "?status=unread")
+    assert unread["count"] == 0  # what was handed out is read, and nothing else
 
 
 async def test_in1_a_page_is_at_most_a_thousand_and_a_hundred_unless_asked_for(us, alice, bob):

@@ -84,6 +84,17 @@ async def test_in2_the_key_counts_and_not_the_id_of_a_second_try(tmp_path):
         assert await count(us) == 1
 
 
+async def test_in2_what_nobody_proved_stands_in_no_signed_message_s_way(tmp_path, zone):
+    async with town(tmp_path, dns=zone) as us:
+        await us.register("bob")
+        await bring(us, payload={"text": "forged, under the ids of what is on its way"})
+
+        await us.here.post("/v1/messages", signed(), peer="192.0.2.7")
+
+        found = (await us.inbox("bob", us.keys["bob"]))["messages"]
+        assert [each["security"]["trust"] for each in found] == ["untrusted", "external"]
+
+
 async def test_in2_keys_of_different_senders_never_meet(tmp_path):
     async with town(tmp_path) as us:
         await us.register("bob")

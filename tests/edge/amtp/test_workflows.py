@@ -8,7 +8,7 @@ from edge.amtp.team import error_of
 from edge.amtp.world import Wire, Zone, bring, town, two_towns
 
 from ampd.core.submission import Draft
-from ampd.edge.amtp import answers
+from ampd.edge.amtp import answers, workflows
 from ampd.model.message import id_from_text
 from ampd.protocol.amtp.coordination import Answered
 
@@ -59,6 +59,33 @@ async def test_wf1_the_message_s_id_is_the_workflow_s(tmp_path):
             assert each["payload"] == {"order": 7}
             assert each["coordination"]["requires_response"] is True
         assert (await shown(us, workflow))["status"] == "in_progress"
+
+
+async def test_wf1_nobody_turns_the_answers_of_a_workflow_aside(tmp_path):
+    async with town(tmp_path) as us:
+        await people(us, "boss", "ann", "eve")
+        workflow = await begin(us, "ann")
+        same = f"{workflow[:14]}4{workflow[15:]}"  # the same id to gateways that know version 7
+        body = {
+            "version": "1.0", "sender": us.full("eve"), "recipients": [us.full("eve")],
+            "message_id": same, "coordination": PARALLEL,
+        }  # fmt: skip
+        refused = await us.here.post("/v1/messages", body)
+        assert (refused.status, error_of(refused)) == (409, "VALIDATION_FAILED")
+        await reply(us, "ann", workflow, {"done": 1})
+        assert (await notice(us))["payload"]["status"] == "completed"
+
+
+async def test_wf1_an_agent_has_so_many_workflows_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(workflows, "MOST_OPEN", 2)
+    async with town(tmp_path) as us:
+        await people(us, "boss", "ann")
+        await begin(us, "ann")
+        await begin(us, "ann")
+        body = {"version": "1.0", "sender": us.full("boss"), "recipients": [us.full("ann")]}
+        refused = await us.here.post("/v1/messages", body | {"coordination": PARALLEL})
+        assert (refused.status, error_of(refused)) == (429, "RATE_LIMIT_EXCEEDED")
+        await begin(us, "ann", sender="ann")  # others are not held up
 
 
 async def test_wf1_later_messages_name_the_workflow(tmp_path):
