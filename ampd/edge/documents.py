@@ -167,10 +167,16 @@ def proofs(found: Sequence[Proof]) -> list[Document]:
             "stage": each.stage,
             "at": time_text(each.at),
             "receipt": base64.b64encode(each.receipt).decode("ascii"),
-            "text": f"{each.address} has it {each.stage} at {time_text(each.at)}",
+            "text": _said(each),
         }
         for each in found
     ]
+
+
+def _said(proof: Proof) -> str:
+    if proof.stage == "refused":
+        return f"{proof.address} refused it at {time_text(proof.at)}"
+    return f"{proof.address} has it {proof.stage} at {time_text(proof.at)}"
 
 
 def trace(identifier: str, steps: Sequence[Step], waiting: str) -> Document:

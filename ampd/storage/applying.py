@@ -258,7 +258,7 @@ class Applier(Rows):
         if record.receipt:
             self._db.execute(
                 "INSERT OR IGNORE INTO receipts VALUES(?,?,?,?,?)",
-                (row[0], record.recipient, record.status, record.at, record.receipt),
+                (row[0], record.recipient, _stage(record.status), record.at, record.receipt),
             )
 
     def _delivery(self, seq: int, message: int, record: Progress) -> None:
@@ -378,6 +378,11 @@ class Applier(Rows):
             "INSERT OR REPLACE INTO lost VALUES(?,?,?,?,?)",
             (record.segment, record.offset, record.first, record.last, record.reason),
         )
+
+
+def _stage(status: str) -> str:
+    """What the receipt says by which a message is as it is: that it failed says no recipient."""
+    return "refused" if status == "failed" else status
 
 
 def _json(texts: Sequence[str]) -> str:

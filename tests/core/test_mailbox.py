@@ -509,6 +509,7 @@ async def test_b9_who_is_blocked_learns_of_it_through_the_relay_at_once(node, al
     await bring_back(node, other, bob)
     (state,) = other.tracking.deliveries(bob, sent)[2]
     assert (state.status, state.error) == ("failed", "bob@there.local is blocked here")
+    assert [proof.stage for proof in other.tracking.proofs(bob, sent)] == ["refused"]
     assert other.outbox() == []
     (notice,) = other.inbox(bob)
     assert notice.type == "system" and "is blocked here" in other.bodies(bob)[0]
