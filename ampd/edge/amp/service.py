@@ -41,7 +41,13 @@ from ampd.protocol.amp.address import Names
 from ampd.protocol.amp.faults import Fault, fault_of
 
 MAX_BODY = 1 << 20  # bytes of a request: a message of 512 KiB, escaped
-_ERRORS = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large", 403: "forbidden"}
+_ERRORS = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    403: "forbidden",
+    503: "unavailable",
+}
 Asked = Callable[[Request, Account], Awaitable[Answer]]
 
 

@@ -59,6 +59,7 @@ _WORDS: Final[Mapping[str, tuple[int, str]]] = {
     "misdirected": (421, "ACCESS_DENIED"),
     "foreign_origin": (403, "ACCESS_DENIED"),
     "too_slow": (408, "TEMPORARY_FAILURE"),
+    "busy": (503, "TEMPORARY_FAILURE"),
 }
 
 

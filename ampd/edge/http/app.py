@@ -7,7 +7,8 @@
   H3  A path is matched segment by segment before it is decoded: %2F is no slash. Names stand before
       parameters. An unknown path is `no_route`, a known one with another method `no_method`; HEAD
       is answered as GET, OPTIONS with 204.
-  H4  A body must have come within BODY_WITHIN, of a stream each piece; a bug in a route is logged
+  H4  A body must have come within BODY_WITHIN, of a stream each piece, and all of it within
+      STREAM_WITHIN; a bug in a route is logged
       and answered 500.
   H5  A request whose length is said twice, by Content-Length and by Transfer-Encoding, is refused
       (RFC 9112, section 6.3): a proxy before us may have read another one (request smuggling).
@@ -38,14 +39,18 @@ import trio
 
 from ampd.edge.bugs import contained
 from ampd.edge.http.guard import Guard, check_type
+from ampd.edge.http.memory import Memory, Share
 from ampd.edge.http.sockets import AsgiSocket
 from ampd.edge.http.words import Answer, HttpRefused, Request, Route, Service, SocketRoute
 from ampd.model.errors import AmpdError
 
 BODY_WITHIN: Final = 30.0  # seconds: a megabyte over a slow line; slower callers tie up memory
+STREAM_WITHIN: Final = 900.0  # seconds: 25 MiB at a quarter of a megabit
 HEAD_BYTES: Final = 16 << 10  # ours and the clients' heads have under 2 KiB
 DEFAULT_LIMIT: Final = 1 << 20  # bytes of a body where neither route nor service says more
-_LAST: Final = frozenset(("too_large", "too_slow", "incomplete", "ambiguous", "head_too_large"))
+_LAST: Final = frozenset(
+    ("too_large", "too_slow", "incomplete", "ambiguous", "head_too_large", "busy")
+)
 _DRAIN_WITHIN: Final = 2.0  # seconds in which who sends too much may finish, and hear why
 
 Scope = Mapping[str, Any]
@@ -154,21 +159,30 @@ class App:
         self._guard = guard
         self._limits = limits or {}
         self._open: set[AsgiSocket] = set()
+        self.memory = Memory()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Serve one request or WebSocket."""
         if scope["type"] == "http":
-            head = self._head(scope)
-            answer = await self._answer(head, receive)
-            if head.read:
-                await _send(send, head.request, answer)
-                return
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
-                await _send(send, head.request, answer)
-                nursery.cancel_scope.cancel()
+            with self.memory.share() as share:
+                await self._serve(self._head(scope), receive, send, share)
         elif scope["type"] == "websocket":
             await self._socket(self._head(scope), receive, send)
+
+    async def _serve(self, head: _Head, receive: Receive, send: Send, share: Share) -> None:
+        answer = await self._answer(head, receive, share)
+        try:
+            share.holds(len(answer.body))
+        except HttpRefused as exc:
+            answer = head.table.service.failure(head.request, exc)
+        head.request = replace(head.request, body=b"")
+        if head.read:
+            await _send(send, head.request, answer)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
+            await _send(send, head.request, answer)
+            nursery.cancel_scope.cancel()
 
     async def close_sockets(self) -> None:
         """Close every open WebSocket: the server goes away (H6)."""
@@ -201,7 +215,7 @@ class App:
         name, path = self._pick(request.method, segments, request.bearer)
         return _Head(scope, request, self._tables[name], path)
 
-    async def _answer(self, head: _Head, receive: Receive) -> Answer:
+    async def _answer(self, head: _Head, receive: Receive, share: Share) -> Answer:
         service = head.table.service
         try:
             self._check(head)
@@ -209,7 +223,7 @@ class App:
                 return Answer(204)
             route, params = head.table.route(head.request.method, head.path)
             pieces = self._pieces(head, route, receive)
-            body = b"" if route.stream else await _body(pieces)
+            body = b"" if route.stream else await _body(pieces, share)
         except HttpRefused as exc:
             with trio.move_on_after(0 if head.read else _DRAIN_WITHIN):
                 await _drain(receive)
@@ -246,12 +260,12 @@ class App:
         announced = head.request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise _too_large(limit)
-        size = 0
+        size, ends = 0, trio.current_time() + STREAM_WITHIN
         while not head.read:
             event: Mapping[str, Any] = {}
             with trio.move_on_after(BODY_WITHIN):
                 event = await receive()
-            if not event:
+            if not event or trio.current_time() > ends:
                 raise _too_slow()
             if event["type"] == "http.disconnect":
                 head.read = True  # and nothing more will come
@@ -281,11 +295,16 @@ class App:
             self._open.discard(socket)
 
 
-async def _body(pieces: AsyncGenerator[bytes, None]) -> bytes:
+async def _body(pieces: AsyncGenerator[bytes, None], share: Share) -> bytes:
     """All of them (H4)."""
     with trio.move_on_after(BODY_WITHIN):
         async with aclosing(pieces):
-            return b"".join([each async for each in pieces])
+            parts, size = [], 0
+            async for each in pieces:
+                size += len(each)
+                share.holds(size)
+                parts.append(each)
+            return b"".join(parts)
     raise _too_slow()
 
 

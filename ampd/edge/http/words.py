@@ -26,6 +26,7 @@ STATUS: Final = {
     "misdirected": 421,  # the Host header names somebody else (RFC 9110, section 15.5.20)
     "foreign_origin": 403,
     "too_slow": 408,
+    "busy": 503,
     "incomplete": 400,
     "head_too_large": 431,
     "ambiguous": 400,
