@@ -5,7 +5,8 @@
   HC2  Unless the caller says `anywhere`, only public addresses are fit (addresses.py), and the
        hosts of gateway.webhook_hosts.
   HC3  No redirect is followed unless asked for; each is checked as the first URL was, none leads
-       from https to http, and none takes Authorization or cookies to another origin.
+       from https to http, and none takes the caller's headers to another origin. `anywhere` is
+       said of the URL that was given: where it leads on another host must be public (HC2).
   HC4  Nothing takes longer than its timeout or more than its limit: of a longer answer the
        beginning is kept, and `whole` is false.
   HC5  No proxy, no credentials, no cookies come from the environment or stay behind.
@@ -31,7 +32,7 @@ _CONNECTIONS: Final = 50  # at once, to all hosts
 _KEPT_OPEN: Final = 10
 _KEPT_FOR: Final = 15.0  # seconds; a server closes them sooner or later, and we race with it
 _ONE_ADDRESS: Final = 5.0  # seconds for one of several addresses to answer
-_SECRETS: Final = frozenset(("authorization", "cookie", "proxy-authorization"))
+_HARMLESS: Final = frozenset(("accept", "content-type", "content-length", "user-agent"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ class HttpClient:
             if redirects == 0 or where is None or reply.status not in (301, 302, 303, 307, 308):
                 return reply
             redirects -= 1
+            asked = request.target.host
             request = request.redirected(reply.status, where)
+            anywhere = anywhere and request.target.host == asked
 
     async def _once(self, request: "_Request", *, anywhere: bool, limit: int) -> Reply:
         pool = await self._pool(anywhere=anywhere)
@@ -160,7 +163,9 @@ class _Request:
         target = target_of(urljoin(str(self.target), where))
         if self.target.scheme == "https" and target.scheme == "http":
             raise Refused(f"{_shown(str(self.target))} leads from https to http")
-        dropped = set() if target.origin == self.target.origin else set(_SECRETS)
+        dropped: set[str] = set()
+        if target.origin != self.target.origin:  # an API key may stand in any header
+            dropped = {name.lower() for name in self.headers} - _HARMLESS
         method, body = self.method, self.body
         if status == 303 or (status in (301, 302) and method == "POST"):
             method, body = ("HEAD" if method == "HEAD" else "GET"), b""

@@ -179,15 +179,26 @@ async def test_hc3_a_redirect_is_checked_as_the_first_url_was(other):
     await client.aclose()
 
 
-async def test_hc3_secrets_stay_with_their_origin(client, other):
+async def test_hc3_anywhere_is_said_of_the_host_that_was_named_and_of_no_other(client, other):
     port = other.address[1]
-    sent = {"Authorization": "Bearer s", "Cookie": "c", "X-Own": "o"}
+    url = f"{other.url}/to/x?where=http://localhost:{port}/hook"
+    with pytest.raises(Refused, match="at an address of this machine"):
+        await client.send("GET", url, anywhere=True, redirects=3)
+    assert all(each.path != "/hook" for each in other.service.seen)
+    await client.aclose()
+
+
+async def test_hc3_secrets_stay_with_their_origin(other):
+    port = other.address[1]
+    client = HttpClient(Names(), [f"localhost:{port}"])
+    sent = {"Authorization": "Bearer s", "Cookie": "c", "X-Own": "o", "Accept": "a/b"}
     url = f"{other.url}/to/x?where=http://localhost:{port}/hook"
     await client.send("GET", url, headers=sent, anywhere=True, redirects=1)
     seen = other.service.seen[-1].headers
     assert "authorization" not in seen
     assert "cookie" not in seen
-    assert seen["x-own"] == "o"
+    assert "x-own" not in seen
+    assert seen["accept"] == "a/b"
     await client.send(
         "GET", f"{other.url}/to/x?where=/hook", headers=sent, anywhere=True, redirects=1
     )
