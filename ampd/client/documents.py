@@ -131,6 +131,11 @@ class Peer:
     found_by: str = ""
     state: str = ""
     rtt_ms: float | None = None
+    last_error: str = ""
+    last_seen: str = ""
+    next_try: str = ""
+    queued: int = 0  # messages that wait for it
+    oldest_queued_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from ampd.core.agents import Agent
 from ampd.core.checkup import CheckReport
 from ampd.core.directory import Listed
 from ampd.core.lists import Listing, Summary
+from ampd.core.queues import Queue, Queues
 from ampd.core.reading import Full
 from ampd.core.relays import RelayState
 from ampd.core.submission import Sent
@@ -257,7 +258,7 @@ def checked(report: CheckReport) -> Document:
     }
 
 
-def peer(state: PeerState) -> Document:
+def peer(state: PeerState, waiting: Queues) -> Document:
     """One line of the `peers` document."""
     return {
         "node": key_text(state.node),
@@ -269,13 +270,24 @@ def peer(state: PeerState) -> Document:
         "last_error": state.last_error or None,
         "last_seen": time_text(state.last_seen),
         "next_try": time_text(state.next_try),
+        **_queue(waiting.of(state.node)),
     }
 
 
-def relays(states: Sequence[RelayState], peers: Sequence[PeerState]) -> list[Document]:
+def _queue(waiting: Queue) -> Document:
+    """What waits for a node or a relay."""
+    return {"queued": waiting.count, "oldest_queued_at": time_text(waiting.oldest)}
+
+
+def relays(
+    states: Sequence[RelayState], peers: Sequence[PeerState], waiting: Queues
+) -> list[Document]:
     """The `relays` document: each relay in use, in order, and how it is."""
     sessions = {state.node: state for state in peers}
-    return [_relay(state, sessions.get(state.uri.key)) for state in states]
+    return [
+        _relay(state, sessions.get(state.uri.key)) | _queue(waiting.of(state.uri.key))
+        for state in states
+    ]
 
 
 def _relay(state: RelayState, session: PeerState | None) -> Document:

@@ -124,10 +124,9 @@ class Methods:
             "message.trace": self._trace,
             "message.wait": self._wait,
             "directory.list": self._discover,
-            "peer.list": self._peers,
             "journal.check": self._check,
             **ContactMethods(rooms.contacts).table,
-            **RelayMethods(rooms.relays, rooms.bundles, rooms.peers).table,
+            **RelayMethods(rooms.store, rooms.relays, rooms.bundles, rooms.peers).table,
             **ProviderMethods(rooms.providers, self.agent).table,
         }
 
@@ -387,10 +386,6 @@ class Methods:
 
     def _others(self, domain: str, capability: str) -> bool:
         return any(e.via != "local" for e in self._rooms.directory.listed(domain, capability))
-
-    async def _peers(self, _caller: Caller, params: Params) -> Document:
-        params.done()
-        return {"peers": [documents.peer(state) for state in self._rooms.peers()]}
 
     async def _check(self, _caller: Caller, params: Params) -> Document:
         repair = params.flag("repair")

@@ -7,6 +7,7 @@ import trio
 
 import ampd
 from ampd.core.agents import Agents
+from ampd.core.queues import queues
 from ampd.core.relays import Relays
 from ampd.edge import documents
 from ampd.edge.documents import Document
@@ -45,7 +46,7 @@ class Overview:
                 "agents": [agent for agent in self._agents() if agent["name"] == bound],
                 "uptime_s": self._uptime(),
             }
-        view = self.store.view
+        view, waiting = self.store.view, queues(self.store)
         messages = view.execute("SELECT count(*) FROM messages").fetchone()[0]
         queued = view.execute(
             "SELECT count(*), min(at) FROM outbox WHERE what='message'"
@@ -54,8 +55,8 @@ class Overview:
             "version": ampd.__version__,
             "node": node,
             "agents": self._agents(),
-            "peers": [documents.peer(state) for state in self.peers.peers()],
-            "relays": documents.relays(self.relays.states(), self.peers.peers()),
+            "peers": [documents.peer(state, waiting) for state in self.peers.peers()],
+            "relays": documents.relays(self.relays.states(), self.peers.peers(), waiting),
             "outbox": queued[0],
             "oldest_queued_at": documents.time_text(queued[1]),
             "mailbox": {"messages": messages, "bytes": self.store.journal.size_bytes},
@@ -128,8 +129,10 @@ class Overview:
             "SELECT a.name, g.sender,"
             " CAST(min(total(g.upto-g.number+1), 1e15) AS INTEGER) AS missing,"
             " (SELECT address FROM contacts c WHERE c.key=g.sender) AS address"
-            " FROM gaps g JOIN agents a ON a.key=g.recipient GROUP BY g.recipient, g.sender"
-            " LIMIT 20"
+            " FROM gaps g JOIN agents a ON a.key=g.recipient"
+            # nobody waits for mail of those who were blocked or removed
+            " WHERE EXISTS(SELECT 1 FROM contacts c WHERE c.key=g.sender AND NOT c.blocked)"
+            " GROUP BY g.recipient, g.sender LIMIT 20"
         )
         return [
             f"{row['missing']} messages of {row['address'] or fingerprint(row['sender'])} to"

@@ -1,4 +1,4 @@
-"""The methods of the local socket about carriers: relays in use, and mail on a stick."""
+"""The methods of the local socket about carriers: nodes, relays in use, and mail on a stick."""
 
 import base64
 import binascii
@@ -6,24 +6,32 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
 from ampd.core.bundles import Bundles
+from ampd.core.queues import queues
 from ampd.core.relays import Relays
 from ampd.edge import documents
 from ampd.edge.documents import Document
 from ampd.edge.params import Params
 from ampd.edge.peer_state import PeerState
 from ampd.model.errors import Invalid
+from ampd.storage.store import Store
 
 
 class RelayMethods:
-    """`relay.*` and `bundle.*`."""
+    """`peer.list`, `relay.*` and `bundle.*`."""
 
     def __init__(
-        self, relays: Relays, bundles: Bundles, peers: Callable[[], list[PeerState]]
+        self,
+        store: Store,
+        relays: Relays,
+        bundles: Bundles,
+        peers: Callable[[], list[PeerState]],
     ) -> None:
+        self._store = store
         self._relays = relays
         self._bundles = bundles
         self._peers = peers
         self.table: dict[str, Callable[[object, Params], Awaitable[Document]]] = {
+            "peer.list": self._peer_list,
             "relay.add": self._add,
             "relay.list": self._list,
             "relay.remove": self._remove,
@@ -32,7 +40,13 @@ class RelayMethods:
         }
 
     def _document(self) -> Document:
-        return {"relays": documents.relays(self._relays.states(), self._peers())}
+        waiting = queues(self._store)
+        return {"relays": documents.relays(self._relays.states(), self._peers(), waiting)}
+
+    async def _peer_list(self, _caller: object, params: Params) -> Document:
+        params.done()
+        waiting = queues(self._store)
+        return {"peers": [documents.peer(state, waiting) for state in self._peers()]}
 
     async def _add(self, _caller: object, params: Params) -> Document:
         uri = params.required("uri")

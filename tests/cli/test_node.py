@@ -25,6 +25,30 @@ def test_peers_are_a_table(amp, daemon):
     assert amp("peers").out == "aaaa  far.local  10.0.0.7:4160  mdns  open  1.5 ms\n"
 
 
+AT = "2026-11-22T13:04:05.678Z"
+AWAY = {"state": "away", "last_seen": AT, "next_try": AT, "last_error": "it hung up"}
+WAITS = {"queued": 3, "oldest_queued_at": AT}
+SHOWN = (
+    "away  3 waiting since 2026-11-22 13:04:05Z  last seen 2026-11-22 13:04:05Z,"
+    " next try 2026-11-22 13:04:05Z, it hung up\n"
+)
+
+
+def test_peers_and_relays_say_what_waits_for_them_and_what_is_wrong(amp, daemon):
+    daemon.results["peer.list"] = {"peers": [{"node": "aaaa", **AWAY, **WAITS}]}
+    assert amp("peers").out == "aaaa  " + SHOWN
+    daemon.results["relay.list"] = {"relays": [{"uri": "amp://r", **AWAY, **WAITS}]}
+    assert amp("relay", "list").out == "amp://r  " + SHOWN
+    daemon.results["system.status"] = {"relays": [{"uri": "amp://r", **AWAY, **WAITS}]}
+    assert "amp://r (away, 3 waiting)" in amp("status").out
+
+
+def test_where_nothing_waits_and_all_is_well_nothing_is_said(amp, daemon):
+    relay = {"uri": "amp://r", "state": "collecting", "last_seen": AT, "queued": 0}
+    daemon.results["relay.list"] = {"relays": [relay]}
+    assert amp("relay", "list").out == "amp://r  collecting\n"
+
+
 def test_contacts_are_added_verified_blocked_and_listed(amp, daemon):
     contact = {"address": "bob@far.local", "trust": "external", "fingerprint": "SHA256:x"}
     for verb in ("add", "list", "show", "verify", "block", "unblock", "accept", "remove"):
@@ -240,7 +264,9 @@ def test_a_terminal_and_no_text_is_wrong_usage(amp, monkeypatch):
 
 
 NAMES = [name for group in GROUPS.values() for name in group]
-VERBS = {"contact": "add", "daemon": "log", "relay": "add", "bundle": "write"}
+VERBS = {
+    "contact": "add", "daemon": "log", "relay": "add", "bundle": "write", "provider": "list",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [[name, *VERBS.get(name, "").split()] for name in NAMES])

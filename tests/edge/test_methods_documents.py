@@ -6,7 +6,12 @@ import fakes
 import pytest
 from edge.local_node import place
 
+from ampd.core.queues import Queue, Queues
+from ampd.core.relays import RelayState
+from ampd.crypto.keys import SigningKey
 from ampd.edge import documents
+from ampd.edge.peer_state import PeerState
+from ampd.model.address import NodeUri, key_text
 
 SUMMARY = {
     *("number", "id", "from", "to", "subject", "type", "priority", "thread_id", "in_reply_to"),
@@ -168,3 +173,42 @@ async def test_check(client):
 )  # fmt: skip
 def test_times_are_rfc_3339_in_utc_with_milliseconds(milliseconds, text):
     assert documents.time_text(milliseconds) == text
+
+
+NODE, RELAY = (SigningKey(bytes([n]) * 32).public for n in (1, 2))
+WAITING = Queues({NODE: Queue(2, fakes.START)}, {RELAY: Queue(3, fakes.START + 1)})
+
+
+def peer_state(node, state="away", **changes):
+    """A node that was here, and is tried again."""
+    fields = {
+        "domain": "b.local", "endpoint": "10.0.0.2:4160", "found_by": "mdns", "rtt_ms": None,
+        "last_error": "it hung up", "last_seen": fakes.START, "next_try": fakes.START + 1000,
+    }  # fmt: skip
+    return PeerState(node=node, state=state, **fields | changes)
+
+
+def test_a_peer_says_the_way_when_it_was_here_what_is_wrong_and_what_waits():
+    shown = documents.peer(peer_state(NODE), WAITING)
+    assert shown == {
+        "node": key_text(NODE), "domain": "b.local", "endpoint": "10.0.0.2:4160",
+        "found_by": "mdns", "state": "away", "rtt_ms": None, "last_error": "it hung up",
+        "last_seen": documents.time_text(fakes.START),
+        "next_try": documents.time_text(fakes.START + 1000), "queued": 2,
+        "oldest_queued_at": documents.time_text(fakes.START),
+    }  # fmt: skip
+    idle = documents.peer(peer_state(NODE, "connected"), Queues())
+    assert (idle["queued"], idle["oldest_queued_at"]) == (0, None)
+
+
+def test_a_relay_says_the_same_also_before_there_was_a_session():
+    states = [RelayState(NodeUri(RELAY, "r.example", 4161), b"", "added")]
+    (shown,) = documents.relays(states, [peer_state(RELAY, "away", next_try=None)], WAITING)
+    assert shown == {
+        "uri": f"amp://{key_text(RELAY)}@r.example:4161", "state": "away", "source": "added",
+        "rtt_ms": None, "last_seen": documents.time_text(fakes.START), "next_try": None,
+        "last_error": "it hung up", "queued": 3,
+        "oldest_queued_at": documents.time_text(fakes.START + 1),
+    }  # fmt: skip
+    (unknown,) = documents.relays(states, [], Queues())
+    assert (unknown["state"], unknown["last_seen"], unknown["queued"]) == ("away", None, 0)

@@ -29,6 +29,19 @@ async def test_order_numbers_as_large_as_may_be_do_not_take_the_status_away(alic
     assert len(here.inbox(alice)) == 3
 
 
+async def test_who_was_blocked_or_removed_is_not_warned_of(alice_and_bob):
+    here, alice, bob = alice_and_bob
+    for order in (1, 5):
+        await here.mailbox.deliver(fakes.letter(bob, alice, order=order), b"n" * 32)
+    assert "3 messages of bob" in Overview._gaps(_only(here.store))[0]
+    await here.contacts.block("bob@there.local", blocked=True)
+    assert Overview._gaps(_only(here.store)) == []
+    await here.contacts.block("bob@there.local", blocked=False)
+    assert len(Overview._gaps(_only(here.store))) == 1
+    await here.contacts.remove("bob@there.local")
+    assert Overview._gaps(_only(here.store)) == []
+
+
 def _only(store):
     """An Overview that knows the store and nothing else."""
     found = object.__new__(Overview)

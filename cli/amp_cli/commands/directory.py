@@ -2,6 +2,7 @@
 
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import ANSWER_WITHIN, Client
+from amp_cli.document import Document
 from amp_cli.output import Output
 
 
@@ -50,7 +51,8 @@ def peers(_arguments: Arguments, client: Client, out: Output) -> int:
         [
             *(each.text(name) for name in names),
             f"{each.text('rtt_ms')} ms" * bool(each.text("rtt_ms")),
-            each.text("last_error"),
+            waiting(each),
+            condition(each),
         ]
         for each in found.each("peers")
     ]
@@ -59,6 +61,20 @@ def peers(_arguments: Arguments, client: Client, out: Output) -> int:
     else:
         out.said("no peers")
     return 0
+
+
+def waiting(each: Document) -> str:
+    """What waits for a node or a relay; "" if nothing does."""
+    count = each.number("queued")
+    return f"{count} waiting since {each.at('oldest_queued_at')}" if count else ""
+
+
+def condition(each: Document) -> str:
+    """Of a node or a relay that is away: when it was here, the next try, and what went wrong."""
+    seen, again = each.at("last_seen"), each.at("next_try")
+    away = each.text("state") in ("away", "connecting")
+    said = (f"last seen {seen}" * bool(away and seen), f"next try {again}" * bool(away and again))
+    return ", ".join(filter(None, (*said, each.text("last_error"))))
 
 
 COMMANDS = {

@@ -5,6 +5,7 @@ Each prints the relays that are in use after it, in the order in which they are 
 
 from amp_cli.arguments import Arguments, Command
 from amp_cli.client import Client
+from amp_cli.commands.directory import condition, waiting
 from amp_cli.output import Output
 
 # verb -> (words, parameters of relay.VERB, what it does)
@@ -25,7 +26,10 @@ def run(arguments: Arguments, client: Client, out: Output, verb: str) -> int:
     if verb != "list" and out.quiet:
         return 0
     if relays:
-        rows = [[each.text(name) for name in ("uri", "state", "last_error")] for each in relays]
+        rows = [
+            (each.text("uri"), each.text("state"), waiting(each), condition(each))
+            for each in relays
+        ]
         out.listing(rows, [row[0] for row in rows])
     else:
         out.said("no relays")

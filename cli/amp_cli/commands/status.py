@@ -62,7 +62,9 @@ def _name(item: object) -> str:
     document = Document(item)
     for field in ("address", "node", "uri", "domain", "name"):
         if text := document.text(field):
-            state = document.text("state")
+            count = document.number("queued")
+            said = [document.text("state"), f"{count} waiting" * bool(count)]
+            state = ", ".join(filter(None, said))
             return f"{text} ({state})" if state else text
     return brief(item)
 
