@@ -71,6 +71,16 @@ _QUERY: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("delete", "/messages/pending"): ("id",),
     ("get", "/agents"): ("tenant", "search", "limit", "cursor"),
 }
+_NUMBERS: Final = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    "wait": {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+}
+_BYTES: Final[dict[str, Any]] = {"*/*": {"schema": {}}}
+_OTHERS: Final[dict[str, dict[str, Any]]] = {  # what is not JSON
+    "/openapi.yaml": {"application/yaml": {"schema": {}}},
+    "/attachments/{id}/download": _BYTES,
+    "/attachments/{id}/file/{token}": _BYTES,
+}
 _TEXT: Final = {"type": "string"}
 _ANY: Final = {"type": "object"}
 _NULLABLE: Final = {"type": ["string", "null"]}
@@ -139,7 +149,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             "key_algorithm": {"enum": ["Ed25519", "RSA", "ECDSA"]},
             **dict.fromkeys(("alias", "agent_id", "invite_code", "proof", "timestamp"), _TEXT),
             "scope": {"type": "object", "properties": {"platform": _TEXT, "repo": _TEXT}},
-            "delivery": _DELIVERY_SETTINGS,
+            "delivery": {**_DELIVERY_SETTINGS, "type": ["object", "null"]},
             "metadata": _ANY,
         },
     },
@@ -151,7 +161,10 @@ SCHEMAS: Final[dict[str, Any]] = {
     },
     "Changes": {
         "type": "object",
-        "properties": {"alias": _NULLABLE, "delivery": _DELIVERY_SETTINGS, "metadata": _ANY},
+        "properties": {
+            "alias": {"type": ["string", "null"], "maxLength": 200},
+            "delivery": {**_DELIVERY_SETTINGS, "type": ["object", "null"]}, "metadata": _ANY,
+        },
     },
     "Rotation": {
         "type": "object",
@@ -163,8 +176,10 @@ SCHEMAS: Final[dict[str, Any]] = {
         "type": "object",
         "required": ["filename", "content_type", "size", "digest"],
         "properties": {
-            **dict.fromkeys(("filename", "content_type", "digest"), _TEXT),
-            "size": {"type": "integer", "maximum": 26_214_400},
+            "filename": {"type": "string", "minLength": 1, "maxLength": 255},
+            "content_type": {"type": "string", "pattern": "^[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+$"},
+            "digest": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+            "size": {"type": "integer", "minimum": 1, "maximum": 26_214_400},
         },
     },
     "Delivery": {
@@ -211,17 +226,21 @@ def _operation(
     names = re.findall(r"\{(\w+)\}", path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
     queries = _QUERY.get((method, path), ())
-    parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in queries]
+    parameters += [
+        {"name": name, "in": "query", "schema": _NUMBERS.get(name, _TEXT)} for name in queries
+    ]
     words = [method, *re.findall(r"\w+", path)]
+    error = _ANY if path == "/messages" else {"$ref": "#/components/schemas/Error"}  # AMTP's, too
+    done = _OTHERS.get(path, {"application/json": {"schema": _ANY}})
     found: dict[str, Any] = {
         "operationId": "_".join(words),
         "summary": summary,
         "security": who,
         "responses": {
-            str(status): {"description": "done", "content": {"application/json": {"schema": _ANY}}},
+            str(status): {"description": "done", "content": done},
             "default": {
                 "description": "refused",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                "content": {"application/json": {"schema": error}},
             },
         },
     }
@@ -230,6 +249,8 @@ def _operation(
     if schema:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         found["requestBody"] = {"required": True, "content": content}
+    if method == "put":
+        found["requestBody"] = {"required": True, "content": _BYTES}
     return found
 
 
