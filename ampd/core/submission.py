@@ -148,10 +148,12 @@ class Submission:
     def prepare(self, agent: Agent, draft: Draft) -> Callable[[Transaction], Sent]:
         """Check the draft and resolve its recipients; the work that sends it. Raises Refused."""
         self._check(draft)
-        if self._repeated(self._store.view, agent, draft, self._now()):
-            targets = []  # whoever it was for then need not be known any more
-        else:
+        try:
             targets = self._targets(draft.to)
+        except Refused:
+            if not self._repeated(self._store.view, agent, draft, self._now()):
+                raise
+            targets = []  # whoever it was for then need not be known any more
         identifier = draft.id or new_id(self._now(), random_bytes(10))
         return lambda tx: self._submit(tx, agent, draft, targets, identifier)
 

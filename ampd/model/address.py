@@ -67,13 +67,13 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The address that `text` is, or Invalid."""
-        name, at, domain = text.strip().rpartition("@")
-        if not at:
+        stripped = text.strip()
+        if "@" not in stripped:
             shown = f"{text[:_SHOWN]!r}"
             raise Invalid(f"{shown} is not an address", hint="write it as name@domain")
-        if len(name) + 1 + len(domain) > MAX_ADDRESS:
+        if len(stripped) > MAX_ADDRESS:
             raise Invalid(f"an address of more than {MAX_ADDRESS} characters")
-        return cls(check_name(name), check_domain(domain))
+        return cls(*_name_and_domain(stripped))
 
     @classmethod
     def from_wire(cls, text: str) -> "Address":
@@ -85,6 +85,12 @@ class Address:
 
 
 @functools.lru_cache(maxsize=1024)  # under 1 MiB; every message names the same few
+def _name_and_domain(text: str) -> tuple[str, str]:
+    name, _, domain = text.rpartition("@")
+    return check_name(name), check_domain(domain)
+
+
+@functools.lru_cache(maxsize=1024)  # the same
 def _from_wire(text: str) -> Address:
     address = Address.parse(text)
     if str(address) != text:

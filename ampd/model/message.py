@@ -301,7 +301,10 @@ def new_id(now: int, chance: bytes) -> bytes:
 
 def id_text(identifier: bytes) -> str:
     """An id as people and programs see it."""
-    return str(uuid.UUID(bytes=identifier))
+    digits = identifier.hex()
+    if len(digits) != 32:
+        raise ValueError("an id has 16 bytes")
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def id_from_text(text: str) -> bytes:

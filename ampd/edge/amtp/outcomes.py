@@ -48,7 +48,7 @@ class Outcome:
 
 _State = tuple[str, str, list[DeliveryState]]
 Listener = Callable[[Batch, Agent, Outcome], None]
-Wanted = Callable[[Agent, Outcome], bool]
+Wanted = Callable[[Agent, str], bool]  # an event
 Told = Callable[[], None]
 
 
@@ -60,7 +60,7 @@ class Outcomes:
     ) -> None:
         """Each listener writes what it keeps into the batch; `told` is called when that is kept.
 
-        `wanted` says whether any listener would keep anything (OC3).
+        `wanted` says whether any listener would keep anything of an event (OC3).
         """
         self._shared = shared
         self._rooms = shared.rooms
@@ -123,7 +123,10 @@ class Outcomes:
         """Tell of what changed since the cursor; whether anything did."""
         old = self._cursors.get(agent.key) or await self._start(agent, is_new=is_new)
         changed, moved = self._rooms.tracking.changed(agent, old.changed)
-        sent, fresh = self._sent(agent, old.sent)  # what stays on this node arrives at once
+        if self._wanted(agent, "delivered"):
+            sent, fresh = self._sent(agent, old.sent)  # what stays on this node arrives at once
+        else:
+            sent, fresh = self._last_sent(agent), []
         if (changed, sent) == (old.changed, old.sent):
             return False
         found = [
@@ -133,7 +136,7 @@ class Outcomes:
             if state.status in _EVENTS
         ]
         cursor = self._cursors[agent.key] = _Cursor(changed, sent)
-        if any(self._wanted(agent, each) for each in found):
+        if any(self._wanted(agent, each.event) for each in found):
             await self._registry.change(lambda batch: self._tell(batch, agent, cursor, found))
             self._told()
         return True
@@ -172,7 +175,7 @@ class Outcomes:
         for each in found:
             key = f"{agent.key.hex()}/{each.message_id}/{each.state.address}/{each.event}"
             until = batch.now + _TOLD_FOR
-            if not self._wanted(agent, each):
+            if not self._wanted(agent, each.event):
                 continue
             if batch.add(_TOLD, key, {}, owner=agent.name, expires=until):
                 for listener in self._listeners:

@@ -19,7 +19,7 @@ from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.gateways import Gateways
 from ampd.edge.amtp.inbound import Inbound
 from ampd.edge.amtp.outbound import Outbound
-from ampd.edge.amtp.outcomes import Outcome, Outcomes
+from ampd.edge.amtp.outcomes import Outcomes
 from ampd.edge.amtp.policies import Policies
 from ampd.edge.amtp.ports import Mail
 from ampd.edge.amtp.schema_routes import SchemaRoutes
@@ -74,9 +74,9 @@ class Transport:
         self._mail = mail
         self._rooms = shared.rooms
 
-    def _is_wanted(self, agent: Agent, outcome: Outcome) -> bool:
+    def _is_wanted(self, agent: Agent, event: str) -> bool:
         """Failures are dead letters; of the rest webhooks may want to hear."""
-        return outcome.event == "failed" or self.webhooks.wants(agent, outcome)
+        return event == "failed" or self.webhooks.wants(agent, event)
 
     def _told(self) -> None:
         self.webhooks.changed.set()

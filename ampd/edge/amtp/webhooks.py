@@ -71,9 +71,9 @@ class Webhooks:
 
     # --- events ----------------------------------------------------------------------------
 
-    def wants(self, agent: Agent, outcome: Outcome) -> bool:
-        """Whether any webhook is to be told of this."""
-        event = f"message.{outcome.event}"
+    def wants(self, agent: Agent, outcome: str) -> bool:
+        """Whether any webhook is to be told of this ("delivered", "failed")."""
+        event = f"message.{outcome}"
         hooks = (
             *self._registry.find(_HOOK, owner=agent.name), *self._registry.find(_HOOK, owner="")
         )  # fmt: skip

@@ -30,7 +30,6 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -222,14 +221,15 @@ class App:
             if head.request.method == "OPTIONS":
                 return Answer(204)
             route, params = head.table.route(head.request.method, head.path)
-            pieces = self._pieces(head, route, receive)
-            body = b"" if route.stream else await _body(pieces, share)
+            body = _Body(head, self._largest(head, route), receive)
+            whole = b"" if route.stream else await body.whole(share)
         except HttpRefused as exc:
             with trio.move_on_after(0 if head.read else _DRAIN_WITHIN):
                 await _drain(receive)
             return _closing(service.failure(head.request, exc), head, exc)
-        head.request = request = _whole(head, params, body, pieces if route.stream else None)
-        answer = await self._asked(route, request, body, service)
+        pieces = body.pieces() if route.stream else None
+        head.request = request = _whole(head, params, whole, pieces)
+        answer = await self._asked(route, request, whole, service)
         return answer if head.read else await _cut(answer, head, receive)
 
     async def _asked(self, route: Route, request: Request, body: bytes, service: Service) -> Answer:
@@ -250,32 +250,15 @@ class App:
         if "transfer-encoding" in headers and "content-length" in headers:
             raise HttpRefused("the body's length is said twice", code="ambiguous")
 
-    async def _pieces(
-        self, head: _Head, route: Route, receive: Receive
-    ) -> AsyncGenerator[bytes, None]:
-        """The body as it comes (H2, H4)."""
+    def _largest(self, head: _Head, route: Route) -> int:
+        """The bytes that a body may have; HttpRefused if it announces more (H2)."""
         limit = route.limit
         if limit is None:
             limit = self._limits.get(head.table.service.name, DEFAULT_LIMIT)
         announced = head.request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise _too_large(limit)
-        size, ends = 0, trio.current_time() + STREAM_WITHIN
-        while not head.read:
-            event: Mapping[str, Any] = {}
-            with trio.move_on_after(BODY_WITHIN):
-                event = await receive()
-            if not event or trio.current_time() > ends:
-                raise _too_slow()
-            if event["type"] == "http.disconnect":
-                head.read = True  # and nothing more will come
-                raise HttpRefused("the body did not come to its end", code="incomplete")
-            part = event.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            head.read = not event.get("more_body")
-            yield part
+        return limit
 
     async def _socket(self, head: _Head, receive: Receive, send: Send) -> None:
         route = head.table.socket(head.path)
@@ -295,17 +278,49 @@ class App:
             self._open.discard(socket)
 
 
-async def _body(pieces: AsyncGenerator[bytes, None], share: Share) -> bytes:
-    """All of them (H4)."""
-    with trio.move_on_after(BODY_WITHIN):
-        async with aclosing(pieces):
-            parts, size = [], 0
-            async for each in pieces:
-                size += len(each)
-                share.holds(size)
-                parts.append(each)
+class _Body:
+    """The body of a request, which has at most `limit` bytes (H2, H4)."""
+
+    __slots__ = ("_head", "_limit", "_receive", "_size")
+
+    def __init__(self, head: _Head, limit: int, receive: Receive) -> None:
+        self._head = head
+        self._limit = limit
+        self._receive = receive
+        self._size = 0
+
+    async def whole(self, share: Share) -> bytes:
+        """All of it."""
+        parts = []
+        with trio.move_on_after(BODY_WITHIN):
+            while not self._head.read:
+                parts.append(await self._piece())
+                share.holds(self._size)
             return b"".join(parts)
-    raise _too_slow()
+        raise _too_slow()
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """It, as it comes."""
+        ends = trio.current_time() + STREAM_WITHIN
+        while not self._head.read:
+            part = None
+            with trio.move_on_after(BODY_WITHIN):
+                part = await self._piece()
+            if part is None or trio.current_time() > ends:
+                raise _too_slow()
+            yield part
+
+    async def _piece(self) -> bytes:
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            self._head.read = True  # and nothing more will come
+            raise HttpRefused("the body did not come to its end", code="incomplete")
+        part: bytes = event.get("body", b"")
+        self._size += len(part)
+        if self._size > self._limit:
+            raise _too_large(self._limit)
+        self._head.read = not event.get("more_body")
+        return part
 
 
 async def _cut(answer: Answer, head: _Head, receive: Receive) -> Answer:

@@ -17,8 +17,7 @@ Not here: sockets, TLS, limits (server.py); what a request means (app.py).
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -72,6 +71,7 @@ class Http1:
             while (request := await self._next_request()) is not None:
                 if _wants_socket(request):
                     return self._came
+                self._came = b""
                 self._has_body = request.method != b"HEAD"
                 await self._app(self._scope(request), self._receive, self._send)
                 if not self._goes_on():
@@ -87,10 +87,14 @@ class Http1:
         self._came = self._http.trailing_data[0]
         event = self._http.next_event()
         if event is h11.NEED_DATA:
-            with self._heads.awaited():
-                while event is h11.NEED_DATA:
-                    self._came += await self._more()
-                    event = self._http.next_event()
+            scope = self._heads.awaited()
+            try:
+                with scope:
+                    while event is h11.NEED_DATA:
+                        self._came += await self._more()
+                        event = self._http.next_event()
+            finally:
+                self._heads.done(scope)
         return event if isinstance(event, h11.Request) else None
 
     async def _more(self) -> bytes:
@@ -178,17 +182,16 @@ class Heads:
         self._within = within
         self._waiting: set[trio.CancelScope] = set()
 
-    @contextmanager
-    def awaited(self) -> Iterator[None]:
-        """What is inside ends when its time is over, or the server's."""
+    def awaited(self) -> trio.CancelScope:
+        """What is inside ends when its time is over, or the server's; to be `done` with."""
         within = -math.inf if self.ended else self._within
         scope = trio.CancelScope(deadline=trio.current_time() + within)
         self._waiting.add(scope)
-        try:
-            with scope:
-                yield
-        finally:
-            self._waiting.discard(scope)
+        return scope
+
+    def done(self, scope: trio.CancelScope) -> None:
+        """The head is here, or will not come."""
+        self._waiting.discard(scope)
 
     def end(self) -> None:
         """No connection waits for a request any more."""

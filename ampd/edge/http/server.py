@@ -363,12 +363,11 @@ class _Impatient(trio.abc.HalfCloseableStream):
         self.socket = stream.socket
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        try:
-            with trio.fail_after(SEND_WITHIN):
-                await self._stream.send_all(data)
-        except trio.TooSlowError:
-            await trio.aclose_forcefully(self._stream)  # who reads from it hears of it, too
-            raise trio.BrokenResourceError("the other side takes nothing") from None
+        with trio.move_on_after(SEND_WITHIN):
+            await self._stream.send_all(data)
+            return
+        await trio.aclose_forcefully(self._stream)  # who reads from it hears of it, too
+        raise trio.BrokenResourceError("the other side takes nothing")
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
