@@ -10,7 +10,8 @@ writes for every request are half of what a small request costs. h11 keeps the p
   T3  Requests that were sent ahead (pipelined) are answered in their order.
   T4  `Expect: 100-continue` is answered once the route wants the body.
   T5  A GET that asks for a WebSocket ends `serve`, which gives back the bytes that were read: the
-      next one to read from the connection begins with them.
+      next one to read from the connection begins with them. One with a body, or with frames
+      before it was answered, is refused (RFC 6455, section 4.1: a client waits).
 
 Not here: sockets, TLS, limits (server.py); what a request means (app.py).
 """
@@ -29,6 +30,7 @@ import trio
 from ampd.edge.http.app import HEAD_BYTES, App
 
 _RECEIVE: Final = 1 << 16  # bytes read at once
+_OF_BODIES: Final = (b"content-length", b"transfer-encoding")
 _JOINED: Final = 1 << 16  # bytes of a body that is copied to be in one write with its head
 
 
@@ -70,7 +72,10 @@ class Http1:
         try:
             while (request := await self._next_request()) is not None:
                 if _wants_socket(request):
-                    return self._came
+                    if self._is_bare(request):
+                        return self._came
+                    await self._refuse(400)
+                    return None
                 self._came = b""
                 self._has_body = request.method != b"HEAD"
                 await self._app(self._scope(request), self._receive, self._send)
@@ -96,6 +101,11 @@ class Http1:
             finally:
                 self._heads.done(scope)
         return event if isinstance(event, h11.Request) else None
+
+    def _is_bare(self, request: h11.Request) -> bool:
+        """Whether nothing came behind the head (T5)."""
+        has_body = any(name in _OF_BODIES for name, _ in request.headers)
+        return not has_body and not self._http.trailing_data[0]
 
     async def _more(self) -> bytes:
         data = bytes(await self._stream.receive_some(_RECEIVE))

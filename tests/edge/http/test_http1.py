@@ -93,6 +93,19 @@ async def test_t5_a_connection_that_had_requests_becomes_a_websocket():
         assert await client.get_message() == "and so does a fresh one"
 
 
+async def test_t5_a_websocket_that_does_not_wait_for_its_answer_is_refused(caplog):
+    upgrade = (
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    )
+    async with serving() as server:
+        for rest in (b"\r\n\xff\xff", b"Content-Length: 3\r\n\r\nabc"):
+            assert statuses(await exchange(server, upgrade + rest)) == [400]
+        assert statuses(await exchange(server, GET)) == [200]
+    assert not caplog.records  # no bug of ours
+
+
 async def test_an_answer_to_head_has_the_length_of_its_body_and_none():
     async with serving() as server:
         heard = await exchange(server, GET.replace(b"GET", b"HEAD") + GET)
