@@ -105,7 +105,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--store-key", metavar="FILE",
         help="seal the directory in the store to the key in FILE, the same at every relay of a"
-        " cluster; made if it is not there",
+        " cluster; made if it is not there. With another key, the cards in the store are unknown"
+        " until their nodes collect again",
     )  # fmt: skip
     made.add_argument(
         "--members", metavar="FILE",

@@ -32,6 +32,7 @@ class NatsServer:
 
     def __init__(self, folder, name, port, route_port=None, routes=()):
         self.url = f"nats://127.0.0.1:{port}"
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         lines = [
             f"server_name: {name}",

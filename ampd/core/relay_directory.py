@@ -14,6 +14,10 @@ is None, and cards are stored as they are.
 
   N3  Relays with one such key find each other's cards, by address, by domain and all of them.
   N4  An address has at most MAX_AT_ADDRESS cards: whoever claims it with many keys fills no answer.
+  N5  When the key is changed, given or taken away, the cards that are kept are unknown, and each is
+      replaced when its node shows it again, with its next Collect. What is kept of it still keeps
+      older ones out. Relays of one cluster that have different keys take turns in replacing them:
+      each serves its own members, and discovers no others.
 
 Not here: which cards are kept (relay.py, E5).
 """
@@ -21,8 +25,9 @@ Not here: which cards are kept (relay.py, E5).
 import hashlib
 from typing import Final
 
-from ampd.crypto.keys import SigningKey, seal
-from ampd.model.card import Card
+from ampd.crypto.keys import SigningKey, open1, seal
+from ampd.model.card import CARD_CONTEXT, Card
+from ampd.model.errors import Refused
 from ampd.storage.relay_store.port import RETRY_STORE, Full, RelayStore
 
 MAX_AT_ADDRESS: Final = 32  # an agent has one key; a few more after it was made anew
@@ -43,25 +48,34 @@ class CardBook:
     async def put(self, key: bytes, card: Card, signed: bytes) -> bool:
         """Keep a card; False if it is no newer than what is kept of its key. Raises Full (N4)."""
         name = self._name(str(card.address))
-        if await self._store.card(key) is None:
+        known = await self.of(key)
+        if known is None:
             others = await self._store.cards(name, MAX_AT_ADDRESS)
             if len(others) >= MAX_AT_ADDRESS:
                 raise Full(f"{len(others)} keys claim this address here already", RETRY_STORE)
         kept = signed if self._key is None else seal(self._key.public, signed)
-        return await self._store.put_card(key, name, card.number, kept, withdrawn=card.withdrawn)
+        return await self._store.put_card(
+            key, name, card.number, kept, withdrawn=card.withdrawn, renew=known is None
+        )
 
     async def of(self, key: bytes) -> bytes | None:
-        """The signed card that is kept of a key; None too if it was altered (N2)."""
+        """The signed card that is kept of a key; None too if it cannot be read (N2, N5)."""
         kept = await self._store.card(key)
-        return kept if kept is None or self._key is None else self._key.open(kept)
+        return None if kept is None else self._opened(kept)
 
     async def find(self, pattern: str, limit: int) -> list[bytes]:
         """The signed cards of an address, of a domain ("@x.local"), or of everybody ("")."""
         kept = await self._store.cards(self._name(pattern), limit)
-        if self._key is None:
-            return kept
-        opened = [self._key.open(each) for each in kept]
-        return [each for each in opened if each is not None]
+        return [card for each in kept if (card := self._opened(each)) is not None]
+
+    def _opened(self, kept: bytes) -> bytes | None:
+        if self._key is not None:
+            return self._key.open(kept)
+        try:
+            open1(kept, CARD_CONTEXT)
+        except Refused:  # it was sealed, when there was a key
+            return None
+        return kept
 
     def _name(self, pattern: str) -> str:
         """`pattern` as the store knows it: of the same form, and nothing to be read in it."""

@@ -310,3 +310,12 @@ async def test_a_store_that_is_closed_is_not_available(site):
         await store.deposit(letter(1))
     with pytest.raises(Unavailable):
         await store.count()
+
+
+async def test_rs6_with_renew_a_card_replaces_one_that_is_as_new_and_none_that_is_newer(site):
+    async with site.store() as store:
+        await store.put_card(NODE, "old@name", 5, b"five", withdrawn=False)
+        assert await store.put_card(NODE, "new@name", 5, b"again", withdrawn=False, renew=True)
+        assert await store.cards("new@name") == [b"again"] and await store.cards("old@name") == []
+        assert not await store.put_card(NODE, "old@name", 4, b"four", withdrawn=False, renew=True)
+        assert await store.card(NODE) == b"again"

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from ampd.core import relay
 from ampd.core.relay import Allowance, RelayDoor
 from ampd.core.relay_directory import CardBook
-from ampd.crypto.keys import SigningKey
+from ampd.crypto.keys import SigningKey, open1
 from ampd.model.address import Address
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Refused, Unavailable
@@ -447,3 +447,14 @@ def _payload(signed):
     from ampd.crypto.keys import open1
 
     return open1(signed, CARD_CONTEXT)[1]
+
+
+async def test_e3_when_the_stores_key_was_changed_its_members_collect_as_before(tmp_path):
+    async with running(tmp_path) as site:
+        signed = card()
+        before = CardBook(site.store, SigningKey(b"q" * 32))
+        await before.put(KEY.public, Card.from_bytes(open1(signed, CARD_CONTEXT)[1]), signed)
+        await site.deposit(1)
+        await site.door.collect([signed], MEMBER)
+        with trio.fail_after(5):
+            await site.carrier.got(1)

@@ -19,9 +19,9 @@ from ampd.storage.relay_store.sqlite import SqliteRelayStore
 KEY, RELAY, OTHER = (SigningKey(bytes([n]) * 32) for n in range(3))
 
 
-def card(**changes):
+def card(number=1, **changes):
     what = Card(
-        Address.parse("bob@b.example"), 1, START, mailbox_of(KEY.public), (b"n" * 32,),
+        Address.parse("bob@b.example"), number, START, mailbox_of(KEY.public), (b"n" * 32,),
         b"i" * 32, START + DAY, b"f" * 32, alias="Robert", **changes,
     )  # fmt: skip
     return KEY.sign1(CARD_CONTEXT, what.to_bytes())
@@ -102,6 +102,31 @@ def test_n3_which_key_the_directory_is_sealed_to(tmp_path, monkeypatch, flags, s
     if sealed_to == "file":
         keys["file"] = node_key(tmp_path / "K").public
     assert (found and found.public) == keys[sealed_to]
+
+
+@pytest.mark.parametrize("before", [None, OTHER])
+@pytest.mark.parametrize("after", [None, RELAY])
+async def test_n5_with_another_key_cards_are_unknown_until_they_are_shown_again(
+    store, before, after
+):
+    await put(CardBook(store, before), card())
+    book = CardBook(store, after)
+    if before is not after:
+        for pattern in ("bob@b.example", "@b.example", ""):
+            assert await book.find(pattern, 10) == []
+        assert await book.of(KEY.public) is None
+        assert await put(book, card())
+    assert not await put(book, card()), "it is kept as it is"
+    for pattern in ("bob@b.example", "@b.example", ""):
+        assert await book.find(pattern, 10) == [card()]
+    assert await book.of(KEY.public) == card()
+
+
+async def test_n5_what_cannot_be_read_keeps_older_cards_out(store):
+    await put(CardBook(store, OTHER), card(number=5))
+    assert not await put(CardBook(store, RELAY), card(number=4))
+    assert await CardBook(store, RELAY).find("", 10) == []
+    assert await put(CardBook(store, RELAY), card(number=5))
 
 
 async def test_n4_an_address_has_so_many_cards_and_no_more(store, monkeypatch):

@@ -1,5 +1,6 @@
 """What the JetStream store promises beside the contract, on a cluster of three real servers."""
 
+import base64
 import gc
 
 import pytest
@@ -8,6 +9,7 @@ from contracts.relay_stores import (
     ALICE,
     BOB,
     NODE,
+    NOW,
     OTHER,
     JetStreamSite,
     letter,
@@ -15,6 +17,11 @@ from contracts.relay_stores import (
 )
 from nats_server import running
 
+from ampd.core.relay_directory import CardBook
+from ampd.crypto.keyfiles import node_key
+from ampd.crypto.keys import SigningKey
+from ampd.model.address import Address
+from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Refused, Unavailable
 from ampd.storage.relay_store import jetstream, nats_link
 from ampd.storage.relay_store.nats_link import Declined, Page
@@ -406,3 +413,68 @@ async def test_nl1_a_cluster_that_cannot_be_reached_is_said_to_be_so(site, monke
             pass
     assert group.group_contains(Unavailable, match=r"no NATS server answers at 127\.0\.0\.1")
     assert not group.group_contains(Unavailable, match="secret")
+
+
+# the directory of relays that share the cluster (core/relay_directory.py)
+
+
+def shown(name, number=1):
+    """A card of an agent: its key, the card and the signed bytes."""
+    key = SigningKey(name.encode().ljust(32, b"."))
+    card = Card(
+        Address.parse(f"{name}@secret-{name}.example"), number, NOW, mailbox_of(key.public),
+        (NODE,), b"i" * 32, NOW + 86_400_000, b"f" * 32, alias=f"alias of {name}",
+    )  # fmt: skip
+    return key.public, card, key.sign1(CARD_CONTEXT, card.to_bytes())
+
+
+def spellings(name):
+    """The words of such a card as they, or their beginnings, would lie in a file."""
+    words = [f"{name}@secret-{name}.example", f"secret-{name}.example", f"alias of {name}"]
+    for word in (each.encode() for each in words):
+        yield word
+        yield base64.urlsafe_b64encode(word).rstrip(b"=")
+
+
+def in_files(cluster, name):
+    """What of this agent's card lies in the files of the cluster."""
+    folder = cluster.servers[0].folder
+    kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return {word for word in spellings(name) if word in kept}
+
+
+async def until_in_files(cluster, name):
+    with trio.fail_after(20):
+        while not in_files(cluster, name):  # noqa: ASYNC110 - files tell nobody
+            await trio.sleep(0.05)
+
+
+async def test_n3_relays_with_one_key_file_share_a_directory_that_the_cluster_cannot_read(
+    cluster, site, tmp_path
+):
+    async with site.store() as one, site.store() as two:
+        first, second = (CardBook(store, node_key(tmp_path / "K")) for store in (one, two))
+        without = CardBook(two, None)
+        await first.put(*shown("alice"))
+        await second.put(*shown("bob"))
+        (alice, bob) = (shown(name)[2] for name in ("alice", "bob"))
+        for book in (first, second):
+            assert sorted(await book.find("", 9)) == sorted([alice, bob])
+            assert await book.find("alice@secret-alice.example", 9) == [alice]
+            assert await book.find("@secret-bob.example", 9) == [bob]
+            assert await book.of(shown("alice")[0]) == alice
+        for pattern in ("", "alice@secret-alice.example", "@secret-bob.example"):
+            assert await without.find(pattern, 9) == []
+        await without.put(*shown("carol"))  # so that it is known that files would show them
+        await until_in_files(cluster, "carol")
+        assert in_files(cluster, "alice") == in_files(cluster, "bob") == set()
+
+
+async def test_n5_a_cluster_whose_relays_get_a_key_forgets_the_clear_cards(cluster, site, tmp_path):
+    async with site.store() as store:
+        await CardBook(store, None).put(*shown("dora"))
+        book = CardBook(store, node_key(tmp_path / "K"))
+        assert await book.find("", 9) == []
+        assert await book.put(*shown("dora"))
+        assert await book.find("@secret-dora.example", 9) == [shown("dora")[2]]
+        assert await CardBook(store, None).find("", 9) == []

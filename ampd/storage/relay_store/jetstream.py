@@ -172,10 +172,19 @@ class JetStreamRelayStore:
     # --- cards and members ---------------------------------------------------------------
 
     async def put_card(
-        self, key: bytes, address: str, number: int, signed: bytes, *, withdrawn: bool
+        self,
+        key: bytes,
+        address: str,
+        number: int,
+        signed: bytes,
+        *,
+        withdrawn: bool,
+        renew: bool = False,
     ) -> bool:
         """Keep the newest card of a key (RS6)."""
-        return await self._thread.call(self._book.put_card, key, address, number, signed, withdrawn)
+        return await self._thread.call(
+            self._book.put_card, key, address, number, signed, withdrawn, renew
+        )
 
     async def card(self, key: bytes) -> bytes | None:
         """The newest card of a key."""

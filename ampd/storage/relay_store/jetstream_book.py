@@ -81,6 +81,7 @@ class Book:
         number: int,
         signed: bytes,
         withdrawn: bool,  # noqa: FBT001
+        renew: bool,  # noqa: FBT001
     ) -> bool:
         """Keep the newest."""
         subject = f"card.{_text(key)}"
@@ -91,7 +92,7 @@ class Book:
         }
         for _ in range(_TRIES):
             kept = await self._read(subject)
-            if kept is not None and int(kept.headers["Ampd-Number"]) >= number:
+            if kept is not None and int(kept.headers["Ampd-Number"]) >= number + renew:
                 return False
             if kept is None:
                 await self._check_room()

@@ -35,12 +35,14 @@ class CardRow:
     number: int
     signed: bytes
     withdrawn: bool
+    renew: bool = False
 
 
 def put_card(db: sqlite3.Connection, card: CardRow, most: int) -> bool:
-    """Keep it if it is newer than the kept one of its key; Full when it would be one too many."""
+    """Keep it if it is newer than the kept one of its key (with `renew`, as new); Full when it
+    would be one too many."""
     kept = db.execute("SELECT number FROM cards WHERE key=?", (card.key,)).fetchone()
-    if kept is not None and kept[0] >= card.number:
+    if kept is not None and kept[0] >= card.number + card.renew:
         return False
     if kept is None and db.execute("SELECT count(*) FROM cards").fetchone()[0] >= most:
         raise Full(f"the relay's directory is full: {most} cards", RETRY_STORE)

@@ -122,9 +122,17 @@ class RelayStore(Protocol):
         answers 0. Once a minute is enough."""
 
     async def put_card(
-        self, key: bytes, address: str, number: int, signed: bytes, *, withdrawn: bool
+        self,
+        key: bytes,
+        address: str,
+        number: int,
+        signed: bytes,
+        *,
+        withdrawn: bool,
+        renew: bool = False,
     ) -> bool:
-        """Keep a card, durably, if it is newer than what is kept of its key (RS6)."""
+        """Keep a card, durably, if it is newer than what is kept of its key (RS6); with `renew`,
+        also if it is as new."""
 
     async def card(self, key: bytes) -> bytes | None:
         """What is kept as the newest card of a key."""

@@ -199,10 +199,17 @@ class SqliteRelayStore:
     # --- cards and members ---------------------------------------------------------------
 
     async def put_card(
-        self, key: bytes, address: str, number: int, signed: bytes, *, withdrawn: bool
+        self,
+        key: bytes,
+        address: str,
+        number: int,
+        signed: bytes,
+        *,
+        withdrawn: bool,
+        renew: bool = False,
     ) -> bool:
         """Keep the newest card of a key (RS6)."""
-        card = members.CardRow(key, address, number, signed, withdrawn)
+        card = members.CardRow(key, address, number, signed, withdrawn, renew)
         return await self._writer.write(lambda db: members.put_card(db, card, self._limits.cards))
 
     async def card(self, key: bytes) -> bytes | None:
