@@ -9,6 +9,7 @@
   X-AMTP-Timestamp: SECONDS        X-AMTP-Event: EVENT        X-AMTP-Event-Id: ID
 
 WK1  An agent's key makes webhooks for what that agent sends; an administrator's for all agents.
+     Whoever has the agent's name later is another one.
 WK2  Events are on disk before they are sent, and leave it when the URL answered 2xx: each is sent
      at least once, with the same X-AMTP-Event-Id, the older first.
 WK3  No answer, 408, 425, 429 and 5xx are tried again after 1 s doubling to 1 h, with jitter, at
@@ -77,7 +78,7 @@ class Webhooks:
         hooks = (
             *self._registry.find(_HOOK, owner=agent.name), *self._registry.find(_HOOK, owner="")
         )  # fmt: skip
-        return any(event in hook.value["events"] for hook in hooks)
+        return any(event in hook.value["events"] and _is_for(hook, agent) for hook in hooks)
 
     def heard(self, batch: Batch, agent: Agent, outcome: Outcome) -> None:
         """Within a change: a recipient has a message, or never will (outcomes.py)."""
@@ -113,6 +114,8 @@ class Webhooks:
     ) -> None:
         for hook in (*batch.find(_HOOK, owner=agent.name), *batch.find(_HOOK, owner="")):
             if event not in hook.value["events"] or hook.value["created_at"] > happened:
+                continue
+            if not _is_for(hook, agent):
                 continue
             if len(batch.find(_EVENT, prefix=f"{hook.key}/", limit=_MAX_WAITING)) >= _MAX_WAITING:
                 log.warning("a webhook's events are dropped", extra={"webhook": hook.key})
@@ -207,17 +210,21 @@ class Webhooks:
             Route("DELETE", "/v1/webhooks/{id}", self._remove),
         )
 
-    def _owner(self, request: Request) -> str:
-        """Whose webhooks are meant: an agent's, or "" of an administrator (WK1)."""
+    def _owner(self, request: Request) -> tuple[str, str]:
+        """Whose webhooks are meant: an agent's name and key, or "" of an administrator (WK1)."""
         if "x-admin-key" not in request.headers:
             caller = self._mail.caller(request)
             if caller is not None:
-                return caller.name
+                return caller.name, caller.key.hex()
         self._mail.check_admin(request)
-        return ""
+        return "", ""
+
+    def _of(self, owner: str, key: str) -> list[Entry]:
+        found = self._registry.find(_HOOK, owner=owner)
+        return [each for each in found if each.value.get("agent", "") == key]
 
     async def _make(self, request: Request) -> Answer:
-        owner = self._owner(request)
+        owner, agent = self._owner(request)
         body = request.json()
         if not isinstance(body, dict):
             raise _wrong("the body is a JSON object")
@@ -229,33 +236,36 @@ class Webhooks:
         key = f"whk_{secrets.token_hex(12)}"
         value = {
             "url": str(url), "events": _events(body.get("events")),
-            "secret": str(given), "created_at": self._now(),
+            "secret": str(given), "created_at": self._now(), "agent": agent,
         }  # fmt: skip
         await self._registry.put(_HOOK, key, value, owner=owner)
         shown = _shown(key, value)
         return Answer.json(201, shown if secret else shown | {"secret": given})
 
     async def _list(self, request: Request) -> Answer:
-        found = self._registry.find(_HOOK, owner=self._owner(request))
+        found = self._of(*self._owner(request))
         hooks = [_shown(entry.key, entry.value) for entry in found]
         return Answer.json(200, {"webhooks": hooks, "count": len(hooks)})
 
     async def _remove(self, request: Request) -> Answer:
-        owner, key = self._owner(request), request.params["id"]
+        mine, key = self._owner(request), request.params["id"]
+        if not any(entry.key == key for entry in self._of(*mine)):
+            raise Failure(404, "WEBHOOK_NOT_FOUND", "there is no such webhook of yours")
 
-        def work(batch: Batch) -> bool:
-            if not any(entry.key == key for entry in batch.find(_HOOK, owner=owner)):
-                return False
+        def work(batch: Batch) -> None:
             while events := batch.find(_EVENT, prefix=f"{key}/"):
                 for entry in events:
                     batch.delete(_EVENT, entry.key)
             batch.delete(_HOOK, key)
-            return True
 
-        if not await self._registry.change(work):
-            raise Failure(404, "WEBHOOK_NOT_FOUND", "there is no such webhook of yours")
+        await self._registry.change(work)
         self.changed.set()
         return Answer.json(200, {"message": "Webhook deleted successfully", "webhook_id": key})
+
+
+def _is_for(hook: Entry, agent: Agent) -> bool:
+    """Whether it is of this very agent, not of one that had its name before; or of the owner."""
+    return not hook.owner or bool(hook.value.get("agent") == agent.key.hex())
 
 
 def _events(value: Any) -> list[str]:

@@ -8,6 +8,7 @@ Not here: what happens to them (workflows.py).
 from collections.abc import Sequence
 from typing import Any
 
+from ampd.core.agents import Agent
 from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.ports import Mail
 from ampd.edge.amtp.times import time_text
@@ -34,9 +35,14 @@ class WorkflowViews:
         if caller is None:
             self._mail.check_admin(request)
         found = load(self._registry, request.params["id"].lower())
-        if found is None or (caller and found[0].sender != self._mail.address_of(caller)):
+        if found is None or (caller and not self._is_of(found[0], caller)):
             raise Failure(404, "WORKFLOW_NOT_FOUND", "there is no such workflow of yours")
         return Answer.json(200, shown(found[0]))
+
+    def _is_of(self, workflow: Workflow, agent: Agent) -> bool:
+        """WV1. An agent that is younger has the sender's name only."""
+        mine = self._mail.address_of(agent)
+        return workflow.sender == mine and workflow.created >= agent.created
 
 
 def shown(workflow: Workflow) -> dict[str, Any]:

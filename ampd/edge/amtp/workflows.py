@@ -10,6 +10,7 @@ it ended (AMTP 1.0, section 7).
        node's own protocol needs no type. Who signed it is who answered; a bad signature answers
        nothing.
   WF4  A notice that a message could not be delivered is that participant's failure.
+  WF6  Whoever has the sender's name later is another agent, and hears nothing of its workflows.
   WF5  The sender gets one message of the node when it is over: its results, by participant.
 
 Not here: who is asked when (protocol/amtp/coordination.py), how it is shown (workflow_views.py).
@@ -172,6 +173,9 @@ class Workflows:
                 if found is None:
                     return
                 workflow, told = found
+                if workflow.created < agent.created:  # of another agent, that had this name (WF6)
+                    await self._registry.delete(records.WORKFLOW, identifier)
+                    return
                 if workflow.is_over:
                     await self._finish(agent, workflow, told=told)
                     return
@@ -280,7 +284,8 @@ class Workflows:
     def _is_asked(self, agent: Agent, names: Sequence[str]) -> bool:
         found = self._registry.get(records.WORKFLOW, self._workflow_of(names))
         mine = self._mail.address_of(agent)
-        return found is not None and found["sender"] == mine
+        is_mine = found is not None and found["sender"] == mine
+        return is_mine and found is not None and found["created"] >= agent.created
 
     def _workflow_of(self, names: Sequence[str]) -> str:
         """The workflow that one of these ids is, or belongs to; "" if none is."""

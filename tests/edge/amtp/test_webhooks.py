@@ -51,6 +51,25 @@ def away(app, **more):
     return {"http": app, "resolve": {"away.example": "http://away"}, **more}
 
 
+async def test_wk1_whoever_has_the_name_later_is_not_overheard(tmp_path):
+    app = App()
+    async with town(tmp_path, http=app) as us:
+        await us.register("alice")
+        await us.register("bob")
+        old = await make(us, us.keys["alice"])
+        await us.succeed("alice")
+
+        assert (await us.here.get("/v1/webhooks", token=us.keys["alice"])).json["webhooks"] == []
+        path = f"/v1/webhooks/{old['webhook_id']}"
+        assert (await us.here.delete(path, token=us.keys["alice"])).status == 404
+        await us.write("alice", "bob")
+        await make(us, us.keys["bob"], url="https://app.example/second")
+        await us.write("bob", "bob")
+        await app.events(1)
+
+        assert [each[0]["sender"] for each in app.got] == [us.full("bob")]
+
+
 async def test_wk1_an_agent_hears_of_its_own_mail_and_an_administrator_of_all(tmp_path):
     app = App()
     async with town(tmp_path, http=app) as us:

@@ -4,6 +4,7 @@ import json
 import uuid
 
 import pytest
+import trio.testing
 from edge.amtp.team import error_of
 from edge.amtp.world import Wire, Zone, bring, town, two_towns
 
@@ -86,6 +87,23 @@ async def test_wf1_an_agent_has_so_many_workflows_and_no_more(tmp_path, monkeypa
         refused = await us.here.post("/v1/messages", body | {"coordination": PARALLEL})
         assert (refused.status, error_of(refused)) == (429, "RATE_LIMIT_EXCEEDED")
         await begin(us, "ann", sender="ann")  # others are not held up
+
+
+async def test_wf6_whoever_has_the_name_later_hears_nothing_of_it(tmp_path):
+    async with town(tmp_path) as us:
+        await people(us, "boss", "ann")
+        workflow = await begin(us, "ann")
+        await reply(us, "ann", workflow, {"secret": "for the first boss"})
+        await us.succeed("boss")
+        us.here.clock.time += 3_600_000
+        us.here.amtp.transport.workflows._woken.set()
+        await begin(us, "ann")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+
+        shown_to = await us.here.get(f"/v1/workflows/{workflow}", token=us.keys["boss"])
+        assert shown_to.status == 404
+        texts = json.dumps((await us.inbox("boss", us.keys["boss"]))["messages"])
+        assert "secret" not in texts and workflow not in texts
 
 
 async def test_wf1_later_messages_name_the_workflow(tmp_path):

@@ -13,6 +13,7 @@ from edge.amtp.team import Team, key_in
 from edge.gateway_harness import gateway, only_amtp
 
 from ampd.core.abroad import Abroad
+from ampd.core.agents import Profile
 from ampd.core.letters import Letters
 from ampd.crypto.foreign_keys import ForeignSigner
 from ampd.edge.http.client import Reply
@@ -91,6 +92,15 @@ class Town(Team):
     async def register(self, name, **more):
         self.keys[name] = await super().register(name, **more)
         return self.keys[name]
+
+    async def succeed(self, name):
+        """Another agent takes the name, as `amp agents remove --purge` and `amp init` do it."""
+        agents = self.here.rooms.agents
+        await agents.remove(name, purge=True)
+        self.here.clock.time += 1000
+        await agents.create(name, Profile())
+        reply = await self.as_admin("POST", f"/v1/admin/agents/{name}/rotate-key")
+        self.keys[name] = reply.json["api_key"]
 
     async def write(self, sender, *to, **members):
         """One message; the reply, which is a success."""
