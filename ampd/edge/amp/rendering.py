@@ -31,7 +31,7 @@ from ampd.protocol import raw_json
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.address import Elsewhere, Here, Names
 from ampd.protocol.amp.envelope import MAX_BODY, VERSION, Post
-from ampd.protocol.amp.ids import amp_id, native_id
+from ampd.protocol.amp.ids import amp_id, is_message_id, native_id
 from ampd.protocol.raw_json import Raw
 from ampd.storage.store import Store
 
@@ -165,7 +165,8 @@ class Rendering:
         said = (envelope.get("subject"), priority, payload.get("message"))
         is_so = said == (whole.summary.subject, whole.summary.priority, whole.body)
         texts = all(type(envelope.get(name)) is str for name in ("id", "from", "to", "thread_id"))
-        if not is_so or not texts or native_id(envelope["id"]) != id_from_text(whole.summary.id):
+        is_id = texts and is_message_id(envelope["id"])  # clients name files by it
+        if not is_so or not is_id or native_id(envelope["id"]) != id_from_text(whole.summary.id):
             return None
         if not self._is_native(envelope["from"], whole.summary.sender):
             return None

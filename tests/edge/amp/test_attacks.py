@@ -3,7 +3,11 @@
 import pytest
 from edge.amp.amp_client import AmpClient, provider
 
+from ampd.core.submission import Draft
 from ampd.edge.amp.accounts import KEY, MAX_KEYS
+from ampd.edge.amp.rendering import carrying
+from ampd.protocol import raw_json
+from ampd.protocol.amp.ids import is_message_id, native_id
 
 
 @pytest.fixture
@@ -47,3 +51,22 @@ async def test_a_number_that_nobody_can_hold_is_refused_and_not_kept(here, numbe
     )  # fmt: skip
     assert reply.status == 400, reply.text
     assert (await alice.get("/v1/agents/me")).json["metadata"] == {}
+
+
+async def test_am2_an_id_that_is_no_id_names_no_file_of_a_client(here):
+    alice = await here.client("alice")
+    carol = await here.node.agent("carol")
+    evil = "../../../.bashrc"
+    payload = {"type": "request", "message": "hi", "context": None}
+    envelope = {
+        "id": evil, "from": "carol@default.aimaestro.local", "to": alice.address,
+        "subject": "s", "thread_id": evil,
+    }  # fmt: skip
+    draft = Draft(
+        to=("alice@here.local",), subject="s", text="hi", payload=raw_json.write(payload),
+        context=carrying(envelope, ""), id=native_id(evil),
+    )  # fmt: skip
+    await here.rooms.submission.send(carol, draft)
+    (item,) = (await alice.get("/v1/messages/pending")).json["messages"]
+    assert is_message_id(item["id"]) and is_message_id(item["envelope"]["thread_id"])
+    assert item["payload"]["message"] == "hi"
