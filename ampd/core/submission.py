@@ -14,7 +14,7 @@ U6  An id that the caller gave is that of one message of this agent: sending the
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
@@ -83,6 +83,7 @@ class Sent:
     id: str
     thread: str
     recipients: tuple[SentTo, ...]
+    at: int = field(default=0, compare=False)  # when it was kept, ms; 0: it was sent before
 
     @property
     def status(self) -> str:
@@ -222,6 +223,7 @@ class Submission:
                        "local" if to.key in here else "")
                 for to in message.to
             ),
+            tx.now,
         )  # fmt: skip
 
     def _message(

@@ -6,6 +6,7 @@ Field names and forms are those that scripts rely on; nothing is left out when i
 import base64
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ampd.core import json_text
@@ -32,10 +33,14 @@ def time_text(milliseconds: int | None) -> str | None:
         return None
     seconds, thousandths = divmod(milliseconds, 1000)
     try:
-        moment = datetime.fromtimestamp(seconds, UTC)
+        return f"{_moment(seconds)}.{thousandths:03d}Z"
     except (ValueError, OverflowError, OSError):
         return "9999-12-31T23:59:59.999Z"  # a time that no calendar has
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{thousandths:03d}Z"
+
+
+@lru_cache(maxsize=1024)  # what was written together is shown together
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def contact_link(agent: Agent, nodes: Iterable[NodeUri] = ()) -> str:

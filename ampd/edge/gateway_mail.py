@@ -37,6 +37,7 @@ class Piece:
     body: str
     payload: str | None
     context: str | None
+    expires: int  # milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,9 @@ class GatewayMail:
             log.error("a message cannot be handed out", extra=why)  # noqa: TRY400 - not our bug
             return None
         members = read_signed(record.signed)[1]
-        return Piece(summary, members["body"], members["payload"], members["context"])
+        return Piece(
+            summary, members["body"], members["payload"], members["context"], members["expires"]
+        )
 
 
 def text_of(identifier: bytes) -> str:

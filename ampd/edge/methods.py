@@ -225,6 +225,7 @@ class Methods:
         reply = params.message("in_reply_to")
         if params.texts("attachments"):
             raise Invalid("attachments are not supported by this version")
+        answered = self._answering(agent, reply)
         draft = Draft(
             to=tuple(params.texts("to", one_will_do=True) or ()),
             subject=params.text("subject"),
@@ -236,7 +237,8 @@ class Methods:
             receipt=params.flag("receipt"),
             key=params.text("key"),
             expires_in=EXPIRES_AFTER if expires is None else int(expires * 1000),
-            **self._answering(agent, reply),
+            in_reply_to=answered.get("in_reply_to"),
+            thread=answered.get("thread"),
         )
         params.done()
         return draft

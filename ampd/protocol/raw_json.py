@@ -23,6 +23,7 @@ from ampd.model.errors import Invalid
 
 MAX_DEPTH: Final = 100  # as core/json_text.py: Python's own reader gives up near 1000
 _MAX_DIGITS: Final = 400  # more than any float has; int() itself gives up at 4,300
+_WORDS: Final = {None: "null", True: "true", False: "false"}
 
 
 class Number(str):
@@ -96,6 +97,9 @@ def plain(value: Value) -> Any:
 
 
 def _write(value: Value, sort: bool, text: Any, found: list[str]) -> None:  # noqa: FBT001
+    if type(value) is str:  # as most are
+        found.append(text(value))
+        return
     match value:
         case Raw() | Number():
             found.append(str(value))
@@ -112,7 +116,9 @@ def _write(value: Value, sort: bool, text: Any, found: list[str]) -> None:  # no
                 found.append("," if place else "[")
                 _write(each, sort, text, found)
             found.append("]" if value else "[]")
-        case None | bool() | int() | float():
+        case None | bool():
+            found.append(_WORDS[value])
+        case int() | float():
             found.append(json.dumps(value, allow_nan=False))
         case _:
             raise TypeError(f"{type(value).__name__} is no JSON")

@@ -20,7 +20,7 @@ import trio
 from ampd.core.agents import Agent
 from ampd.edge.amp.accounts import Account, Accounts
 from ampd.edge.amp.rendering import Rendering
-from ampd.edge.gateway_mail import GatewayMail, Piece
+from ampd.edge.gateway_mail import GatewayMail
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request
 from ampd.protocol.amp.faults import Fault, invalid, missing, not_found
@@ -78,18 +78,15 @@ class Pending:
         while True:
             page = self._mail.page(agent, min(_AT_ONCE, limit - len(found)), after)
             for piece in page.pieces:
-                if self._expires(piece) <= now:
+                if piece.expires <= now:
                     skipped += 1
                     continue
-                found.append(Raw(write(self._rendering.item(agent, piece))))
+                found.append(Raw(write(self._rendering.item(agent, piece, piece.expires))))
                 size += piece.summary.size
                 await trio.lowlevel.checkpoint()
             if not page.next or len(found) >= limit or size >= MAX_PAGE:
                 return found, page.next, page.waiting, skipped
             after = page.next
-
-    def _expires(self, piece: Piece) -> int:
-        return self._rendering.expires(piece.summary.seq)
 
     async def count(self, _request: Request, account: Account) -> Answer:
         """How many wait."""

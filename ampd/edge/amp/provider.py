@@ -6,6 +6,7 @@ PK2  An agent without an account of AMP signs with a key of its own for AMP, der
      secret: no signature that AMP wants can be one of ampd's own protocols.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -35,7 +36,11 @@ class Provider:
     @staticmethod
     def signer_of(agent: Agent) -> ForeignSigner:
         """The AMP key of an agent that has no account (PK2)."""
-        secret = agent.keys.signing.seed
-        return ForeignSigner.from_seed(
-            hashlib.blake2b(b"ampd/amp-agent", key=secret, digest_size=32).digest()
-        )
+        return _signer_of(agent.keys.signing.seed)
+
+
+@functools.lru_cache(maxsize=256)  # agents whose mail is on the pages of the moment
+def _signer_of(secret: bytes) -> ForeignSigner:
+    return ForeignSigner.from_seed(
+        hashlib.blake2b(b"ampd/amp-agent", key=secret, digest_size=32).digest()
+    )

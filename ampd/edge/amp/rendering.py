@@ -116,10 +116,13 @@ class Rendering:
 
     # --- whole items ----------------------------------------------------------------------
 
-    def item(self, agent: Agent, whole: Whole) -> Document:
-        """A message as `GET /messages/pending` and the pushes have it, for one of its agents."""
+    def item(self, agent: Agent, whole: Whole, expires: int = 0) -> Document:
+        """A message as `GET /messages/pending` and the pushes have it, for one of its agents.
+
+        `expires` is when it ends, if that is known already.
+        """
         summary = whole.summary
-        expires = self.expires(summary.seq)
+        expires = expires or self.expires(summary.seq)
         carried = None
         if len(whole.body.encode()) > MAX_BODY:
             envelope, payload, key = self._notice(agent, whole)
@@ -190,24 +193,25 @@ class Rendering:
     def _fresh(self, agent: Agent, whole: Whole) -> tuple[Document, Raw, str]:
         """AM3."""
         summary = whole.summary
-        payload = raw_json.write(
-            {
-                "type": _TYPES.get(summary.type, summary.type),
-                "message": whole.body or whole.payload or summary.subject or _NO_SUBJECT,
-                "context": _context(whole),
-            }
-        )
+        said = {
+            "type": _TYPES.get(summary.type, summary.type),
+            "message": whole.body or whole.payload or summary.subject or _NO_SUBJECT,
+            "context": _context(whole),
+        }
+        payload = raw_json.write(said)
         sent_by_it = summary.key == agent.key and summary.number is None
         to = Address.parse(summary.to[0]) if sent_by_it else agent.address
+        identifier = amp_id(id_from_text(summary.id))
+        is_first = summary.thread == summary.id  # of its thread
         envelope = {
             "version": VERSION,
-            "id": amp_id(id_from_text(summary.id)),
+            "id": identifier,
             "from": self.address_of(summary.sender),
             "to": self.address_of(str(to)),
             "subject": summary.subject or _NO_SUBJECT,
             "priority": summary.priority,
             "timestamp": seconds_text(summary.sent),
-            "thread_id": self.id_for(agent, summary.thread),
+            "thread_id": identifier if is_first else self.id_for(agent, summary.thread),
             "in_reply_to": self.id_for(agent, summary.in_reply_to) if summary.in_reply_to else None,
             "signature": "",
         }
@@ -216,7 +220,8 @@ class Rendering:
         if sender is None or account is not None:
             return envelope, Raw(payload), key_hex(account.key) if account else ""
         signer = self._provider.signer_of(sender)
-        envelope["signature"] = signing.sign(envelope, raw_json.parse(payload), signer.sign)
+        plain = said if said["context"] is None else raw_json.parse(payload)
+        envelope["signature"] = signing.sign(envelope, plain, signer.sign)
         return envelope, Raw(payload), key_hex(signer.public)
 
     def _notice(self, agent: Agent, whole: Whole) -> tuple[Document, Raw, str]:

@@ -105,8 +105,14 @@ class Sending:
         turn = f"{agent.name} {filled['idempotency_key']}"
         lock = self._turns.setdefault(turn, trio.Lock())
         async with lock:
-            before = self._before(agent, filled) if keyed else []
-            return await self._send(agent, filled, before, given=given)
+            is_new = not keyed or self._is_new(agent, filled)
+            before = [] if is_new else self._before(agent, filled)
+            return await self._send(agent, filled, before, given=given and not is_new)
+
+    def _is_new(self, agent: Agent, message: Message) -> bool:
+        """Nothing was sent under this key or id, as of nearly all."""
+        prefix = dedupe_prefix(message["idempotency_key"])
+        return self._views.is_new(agent, prefix, native_id(message["message_id"]))
 
     def _before(self, agent: Agent, message: Message) -> list[Found]:
         """What was sent under this key, for whom (SE1)."""
@@ -227,8 +233,13 @@ class Sending:
         sent: Sent | None, targets: Targets,
     ) -> Outcome:  # fmt: skip
         """One status for each recipient that was named, in that order."""
-        found = self._views.found(native_id(message["message_id"]), agent) if sent else None
+        fresh = self._views.just_sent(sent) if sent else []
+        found = None
+        if sent and not fresh:
+            found = self._views.found(native_id(message["message_id"]), agent)
         copies = self._copies([*before, *([found] if found else [])])
+        for copy in fresh:
+            copies.setdefault(str(self._addresses.native(copy.address)), copy)
         copies |= {str(self._addresses.native(each.address)): each for each in targets.failed}
         return Outcome(message_id, self._in_order(message, copies))
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.agents import Agent
+from ampd.core.submission import Sent
 from ampd.edge.amtp.accounts import Accounts
 from ampd.edge.amtp.addresses import Addresses
 from ampd.edge.amtp.times import time_text
 from ampd.edge.gateway_values import Shared
+from ampd.model.address import Address
 from ampd.model.errors import Refused
 from ampd.model.message import id_text
 from ampd.protocol.amtp.statuses import RecipientStatus, of_native, overall
@@ -104,6 +106,16 @@ class Views:
         ).fetchall()
         return [self._found(row) for row in rows]
 
+    def is_new(self, agent: Agent, prefix: str, identifier: bytes) -> bool:
+        """Whether nothing the agent sent has this id, or such a key."""
+        row = self._rooms.store.view.execute(
+            "SELECT 1 FROM messages WHERE id=:id AND sender_key=:key UNION ALL"
+            " SELECT 1 FROM agents s JOIN messages m ON s.id=m.by"
+            " WHERE s.key=:key AND m.key>=:first AND m.key<:last LIMIT 1",
+            {"id": identifier, "key": agent.key, "first": prefix, "last": f"{prefix}~"},
+        ).fetchone()
+        return row is None
+
     def has_id(self, agent: Agent, identifier: bytes) -> bool:
         """Whether the agent sent a message under this id."""
         row = self._rooms.store.view.execute(
@@ -122,6 +134,14 @@ class Views:
         """Every recipient's copy, in the order of the message; then those that were unknown."""
         copies = self._sent(found) if found.by else self._received(found)
         return copies + self.unknown(found)
+
+    def just_sent(self, sent: Sent) -> list[RecipientStatus]:
+        """The same of what was sent in this moment, if all of it stayed on this node; else []."""
+        if not sent.at or any(each.via != "local" for each in sent.recipients):
+            return []
+        agents = [self._rooms.agents.at(Address.parse(each.address)) for each in sent.recipients]
+        copies = [self._here(sent.id, agent, sent.at, 0) for agent in agents if agent]
+        return copies if len(copies) == len(agents) else []
 
     def _sent(self, found: Found) -> list[RecipientStatus]:
         rows = self._rooms.store.view.execute(
@@ -146,7 +166,8 @@ class Views:
     ) -> RecipientStatus:
         agent = self._rooms.agents.of_key(row["key"]) if row["via"] == "local" else None
         if agent is not None:
-            return self._here(found, agent, row["delivered_at"] or row["at"], row["acked_at"] or 0)
+            at = row["delivered_at"] or row["at"]
+            return self._here(found.id, agent, at, row["acked_at"] or 0)
         attempts, next_try, error = tries.get(row["address"], (0, 0, row["error"] or ""))
         abroad = self._attempts(found.id, row["address"])[0]
         status = of_native(row["status"], attempts or abroad)
@@ -169,9 +190,9 @@ class Views:
             (found.seq,),
         ).fetchall()
         agents = [(self._rooms.agents.of_key(row["key"]), row["acked_at"] or 0) for row in rows]
-        return [self._here(found, agent, found.at, acked) for agent, acked in agents if agent]
+        return [self._here(found.id, agent, found.at, acked) for agent, acked in agents if agent]
 
-    def _here(self, found: Found, agent: Agent, at: int, acked: int) -> RecipientStatus:
+    def _here(self, identifier: str, agent: Agent, at: int, acked: int) -> RecipientStatus:
         """The copy of an agent of this node (VI3)."""
         account = self._accounts.of(agent.name)
         copy = RecipientStatus(
@@ -184,7 +205,7 @@ class Views:
             delivered_at=time_text(at) or "",
             acknowledged_at=time_text(acked) or "",
         )
-        push = self._registry.get(PUSH, push_key(agent.name, found.id))
+        push = self._registry.get(PUSH, push_key(agent.name, identifier))
         if push is not None:
             return _pushed(copy, push)
         if copy.delivery_mode == "push" and not acked:
