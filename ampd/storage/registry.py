@@ -181,6 +181,7 @@ class Registry:
         self._in_use = threading.Lock()  # the writing connection: never closed under a change
         self._closed = False
         self._remembered: dict[tuple[str, str], Row] = {}  # GR6
+        self._shared: dict[Row, Value] = {}
         try:
             _make(path)
             self._writing = _connect(path)
@@ -195,16 +196,32 @@ class Registry:
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value under this key, or None."""
+        found = self._row(kind, key)
+        return _value(found.text) if found.is_there(self._now()) else None
+
+    def shared(self, kind: str, key: str) -> Value | None:
+        """The same, but not to be changed: until the next change all get one object (GR6)."""
+        found = self._row(kind, key)
+        if not found.is_there(self._now()):
+            return None
+        value = self._shared.get(found)
+        if value is None:
+            value = _value(found.text)
+            if len(self._shared) < _REMEMBERED and len(found.text) <= _REMEMBERED:
+                self._shared[found] = value
+        return value
+
+    def _row(self, kind: str, key: str) -> Row:
         found = self._remembered.get((kind, key))
         if found is None:
             if not _can_be_kept(kind, key):
-                return None
+                return _NOTHING
             found = self._read(lambda batch: batch.row(kind, key))
             if len(found.text) <= _REMEMBERED:
                 if len(self._remembered) >= _REMEMBERED:
                     self._remembered.clear()
                 self._remembered[kind, key] = found
-        return _value(found.text) if found.is_there(self._now()) else None
+        return found
 
     def find(
         self, kind: str, *, owner: str | None = None, prefix: str = "", after: str = "",
@@ -259,6 +276,7 @@ class Registry:
             return await trio.to_thread.run_sync(self._commit, work, now, limiter=self._one)
         finally:
             self._remembered.clear()
+            self._shared.clear()
 
     def _commit(self, work: Callable[[Batch], T], now: int) -> T:
         db = self._writing

@@ -274,13 +274,28 @@ async def test_gr6_what_a_reader_does_with_a_value_stays_with_it(registry):
     assert registry.get("k", "a") == {"n": [1]}
 
 
+async def test_gr6_a_shared_value_is_one_object_until_anything_changes(registry, clock):
+    assert registry.shared("k", "a") is None
+    await registry.put("k", "a", {"n": 1}, expires=clock() + 10)
+    first = registry.shared("k", "a")
+    assert first == {"n": 1} and registry.shared("k", "a") is first
+    assert registry.get("k", "a") is not first
+    await registry.put("k", "b", {})
+    assert registry.shared("k", "a") is not first and registry.shared("k", "a") == first
+    await registry.put("k", "a", {"n": 2}, expires=clock() + 10)
+    assert registry.shared("k", "a") == {"n": 2}
+    clock.time += 10
+    assert registry.shared("k", "a") is None
+
+
 async def test_gr6_memory_is_bounded(registry, monkeypatch):
     monkeypatch.setattr("ampd.storage.registry._REMEMBERED", 100)
     await registry.put("k", "large", {"n": "x" * 200})
     for number in range(1000):
         registry.get("k", f"{number}")
         registry.get("k", "large")
-    assert len(registry._remembered) <= 100
+        registry.shared("k", "large")
+    assert len(registry._remembered) <= 100 and not registry._shared
     assert ("k", "large") not in registry._remembered
 
 

@@ -37,6 +37,7 @@ USER_PREFIX: Final = "uk_"
 GRACE: Final = 86_400_000  # milliseconds: section 03, "Key Rotation"
 HOLD_FOR: Final = 30 * 86_400_000  # section 03, "Deregistration"
 MAX_KEYS: Final = 20  # of one account: re-registering makes one more each time
+_MADE: Final = 4096  # accounts that are kept as objects: 1 KiB each
 _NO_KEY: Final = "Missing or invalid API key: register with POST /v1/register"
 
 
@@ -85,6 +86,7 @@ class Accounts:
         self._agents = agents
         self._names = names
         self._now = now
+        self._made: dict[str, tuple[Mapping[str, Any], Account]] = {}  # by name, of what was read
         self._seen: dict[str, int] = {}  # name -> when it last asked for something
 
     # --- who ------------------------------------------------------------------------------
@@ -102,14 +104,20 @@ class Accounts:
 
     def of(self, name: str) -> Account | None:
         """The account of the agent of this name, if it has one (AC3)."""
-        found = self._registry.get(ACCOUNT, name)
+        found = self._registry.shared(ACCOUNT, name)
         try:
             agent = self._agents.named(name)
         except Refused:
             return None
         if found is None or found["agent_key"] != agent.key.hex():
             return None
-        return Account(**{**found, "scope": tuple(found["scope"])})
+        known = self._made.get(name)
+        if known is None or known[0] is not found:
+            account = Account(**{**found, "scope": tuple(found["scope"])})
+            if len(self._made) >= _MADE:
+                self._made.clear()
+            known = self._made[name] = found, account
+        return known[1]
 
     def agent(self, account: Account) -> Agent:
         """The native agent of an account."""

@@ -32,6 +32,7 @@ from ampd.storage.registry import Registry
 AGENT: Final = "amtp.agent"
 KEY: Final = "amtp.key"
 _ACCESS_EVERY: Final = 3_600_000  # ms between writes of when an agent was last here
+_MADE: Final = 4096  # accounts that are kept as objects: 1 KiB each
 _PROXIES: Final = (
     *("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
     *("forwarded", "x-real-ip", "via"),
@@ -105,14 +106,29 @@ class Accounts:
         self._agents = agents
         self._admin_keys = admin_keys
         self._keyless = keyless
+        self._made: dict[str, tuple[Mapping[str, Any], Account]] = {}  # by name, of what was read
         self.denied: Callable[[str], None] = lambda _host: None  # told of wrong keys (AC6)
 
     # --- accounts -------------------------------------------------------------------------
 
     def of(self, name: str) -> Account | None:
         """The account of the agent of this name (AC1)."""
-        value = self.registry.get(AGENT, name)
-        return None if value is None else self._account(name, value)
+        value = self.registry.shared(AGENT, name)
+        if value is None:
+            return None
+        known = self._made.get(name)
+        if known is not None and known[0] is value and self._is_here(known[1]):
+            return known[1]
+        account = self._account(name, value)
+        if account is not None:
+            if len(self._made) >= _MADE:
+                self._made.clear()
+            self._made[name] = value, account
+        return account
+
+    def _is_here(self, account: Account) -> bool:
+        agent = self._agents.of_key(account.agent.key)
+        return agent is account.agent
 
     def _account(self, name: str, value: dict[str, Any]) -> Account | None:
         try:
