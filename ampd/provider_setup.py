@@ -19,6 +19,8 @@ from ampd.core.foreign import Foreign
 from ampd.core.lists import Lists
 from ampd.core.ports import Parcel
 from ampd.core.reading import Reading
+from ampd.edge.bugs import contained
+from ampd.edge.lasting import lasting
 from ampd.edge.provider_methods import AccountState
 from ampd.model.address import Address
 from ampd.model.errors import Refused
@@ -62,7 +64,7 @@ class LazyProviders:
         await self._needed.wait()
         made = self._load()
         try:
-            await made.run()
+            await lasting("providers", made.run)
         finally:
             with trio.move_on_after(0.1, shield=True):
                 await made.aclose()
@@ -91,11 +93,15 @@ class LazyProviders:
         """See ports.Courier."""
         await trio.lowlevel.checkpoint()
         found = self._if_any()
-        return await found.find(address) if found else ""
+        if found is None:
+            return ""
+        with contained("finding by a provider"):
+            return await found.find(address)
 
     async def carry(self, protocol: str, parcel: Parcel) -> Delivery:
         """See ports.Courier."""
         found = self._if_any()
         if found is None:
             raise Refused(f"there is no account at the provider of {parcel.recipient} any more")
-        return await found.carry(protocol, parcel)
+        with contained("carrying by a provider"):  # a bug is tried again later
+            return await found.carry(protocol, parcel)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from ampd.crypto.foreign_keys import ForeignKey
 from ampd.edge.gateway_values import Shared
+from ampd.edge.http.addresses import target_of
 from ampd.edge.http.client import Reply
 from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.protocol import raw_json
@@ -125,7 +126,7 @@ class Discovery:
     async def _by_record(self, domain: str, fields: dict[str, str]) -> OtherProvider | None:
         """DY3."""
         endpoint = fields["endpoint"]
-        if urlsplit(endpoint).scheme != "https":
+        if not _is_https(endpoint):
             return None
         origin = f"https://{urlsplit(endpoint).netloc}"
         for url in (f"{versioned(endpoint)}/info", origin + _WELL_KNOWN):
@@ -141,7 +142,7 @@ class Discovery:
         endpoint = document.get("endpoint") if document else None
         if document is None or not isinstance(endpoint, str) or not _is_of(document, domain):
             return None
-        if urlsplit(endpoint).scheme != "https" and not anywhere:
+        if not _is_https(endpoint) and not anywhere:
             return None
         key = _key_of(document, domain)
         return OtherProvider(domain, versioned(endpoint), key, "well-known", anywhere)
@@ -188,6 +189,14 @@ def _suffixes(domain: str) -> list[str]:
     """The domain, and what is left without its first labels, while there are two."""
     labels = AmpAddress.parse(f"x@{domain}").labels
     return [".".join(labels[start:]) for start in range(max(1, len(labels) - 1))][:4]
+
+
+def _is_https(url: str) -> bool:
+    """Whether a URL that a stranger wrote is one of https at all."""
+    try:
+        return target_of(url).scheme == "https"
+    except Invalid:
+        return False
 
 
 def _is_of(document: dict[str, object], domain: str) -> bool:

@@ -39,6 +39,7 @@ from ampd.edge.amp.provider import Provider
 from ampd.edge.amp.provider_client import ProviderClient
 from ampd.edge.amp.provider_words import Registration, asked_for, outgoing, registered
 from ampd.edge.amp.rendering import carrying
+from ampd.edge.bugs import contained
 from ampd.model.address import Address
 from ampd.model.errors import AmpdError, Invalid, Refused, Unavailable
 from ampd.model.message import Delivery, id_text
@@ -185,6 +186,7 @@ class Providers:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._states.clear()  # of a run that failed
         async with trio.open_nursery() as nursery:
             while True:
                 changed = self._changed
@@ -204,7 +206,8 @@ class Providers:
             if account is None or agent is None:
                 break
             try:
-                came = await self.fetch(account, agent)
+                with contained("fetching mail"):
+                    came = await self.fetch(account, agent)
             except AmpdError as exc:
                 state.last_error = str(exc)
                 failures += 1

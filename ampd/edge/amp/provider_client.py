@@ -135,7 +135,10 @@ def places(url: str) -> list[str]:
     bare = url.strip().rstrip("/").removesuffix("/register")
     if "." in bare and not set(bare) & set(":/@?#"):
         bare = f"https://api.{bare}"
-    parts = urlsplit(bare)
+    try:
+        parts = urlsplit(bare)
+    except ValueError as exc:
+        raise Invalid(f"{url[:80]!r} is no URL: {exc}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise Invalid(
             f"{url[:80]!r} is no URL of a provider", hint="write it as https://api.example.com"

@@ -22,7 +22,9 @@ from typing import Final
 from ampd.edge.http.words import HttpRefused
 
 _ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
-_HOST: Final = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
+_HOST: Final = re.compile(
+    r"(?:\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.IGNORECASE
+)
 _CHANGES: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 

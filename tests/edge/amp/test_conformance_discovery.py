@@ -130,6 +130,16 @@ async def test_dy3_only_the_key_of_the_records_fingerprint_counts(tmp_path):
         assert await here.endpoint() == (f"https://{DOMAIN}/api/v1", "dns", False)
 
 
+@pytest.mark.parametrize("endpoint", ["https://[", "https://[v1.x]/", "https://a:b", "https://"])
+async def test_dy3_an_endpoint_that_is_no_url_is_no_provider_and_no_bug(tmp_path, endpoint):
+    async with finder(tmp_path) as (network, here):
+        stranger = Stranger(network, DOMAIN, document={"endpoint": endpoint})
+        assert await here.endpoint() is None
+        fields = f"v=AMP1; endpoint={endpoint}; pubkey={stranger.signer.public.fingerprint}"
+        network.wires.records[f"_amp._tcp.tenant.{DOMAIN}"] = [fields]
+        assert await here.endpoint(f"tenant.{DOMAIN}") is None
+
+
 async def test_dy3_a_document_of_another_provider_counts_for_nothing(tmp_path):
     async with finder(tmp_path) as (network, here):
         Stranger(network, DOMAIN, document={"provider": "other.example"})

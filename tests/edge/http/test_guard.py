@@ -31,7 +31,8 @@ def test_g1_our_own_names_are_welcome(host):
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:23000", "localhost.evil.example", "127.0.0.1.evil.example",
-     "10.0.0.8", "[::2]", "", " ", "localhost, evil.example", "[::1", "::1]", "local host"],
+     "10.0.0.8", "[::2]", "", " ", "localhost, evil.example", "[::1", "::1]", "local host",
+     "[127.0.0.1]", "[127.0.0.1]:23000", "[10.0.0.7]"],
 )  # fmt: skip
 def test_g1_any_other_name_is_misdirected(host):
     assert verdict(host=host) == ("misdirected", 421)
