@@ -25,7 +25,7 @@ import trio
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts
 from ampd.core.foreign import Foreign
-from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
+from ampd.core.letters import FIRST_PAUSE, Attempts, Letters, Waiting
 from ampd.core.notices import notify
 from ampd.core.ports import Courier, Parcel
 from ampd.core.receipts import WORTH_A_NOTICE
@@ -36,8 +36,7 @@ from ampd.model.message import MESSAGE_CONTEXT, Message
 from ampd.storage.records import Dropped, Progress
 from ampd.storage.store import Store, Transaction
 
-FIRST_PAUSE: Final = 1.0  # seconds
-LONGEST_PAUSE: Final = 3600.0
+LONGEST_PAUSE: Final = 3600.0  # seconds
 JITTER: Final = 0.25
 MOST_TRIES: Final = 168  # about a week
 AT_ONCE: Final = 4  # letters under way to one domain: a foreign server has limits of its own
@@ -203,20 +202,15 @@ class Abroad:
             self._domains.pop(address.domain, None)
 
     def _items(self, key: bytes) -> list[Waiting]:
-        rows = self._store.view.execute(
-            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
-            " WHERE o.key=? AND o.status='queued' AND o.expires>? ORDER BY o.item LIMIT ?",
-            (key, self._now(), _LOOKED_AT),
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
+        return self._letters.waiting(
+            "WHERE o.key=? AND o.status='queued' AND o.expires>? ORDER BY o.item LIMIT ?",
+            key, self._now(), _LOOKED_AT,
+        )  # fmt: skip
 
     async def _pause(self, tried: _Tried) -> None:
         """AB4."""
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.in_a_row, 20))
-        pause = longest * self._rng.uniform(1 - JITTER, 1 + JITTER)
-        tried.count += 1
-        tried.in_a_row += 1
-        tried.next_at = self._now() + round(pause * 1000)
+        pause = tried.next_pause(LONGEST_PAUSE) * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        tried.failed(self._now(), pause)
         tried.early = False
         with trio.move_on_after(pause) as tried.pause:
             await trio.sleep_forever()

@@ -27,7 +27,7 @@ from typing import Final
 import trio
 
 from ampd.core.contacts import Contacts
-from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
+from ampd.core.letters import FIRST_PAUSE, Attempts, Letters, Waiting
 from ampd.core.ports import Carrier
 from ampd.core.whereabouts import Whereabouts
 from ampd.model.address import NodeUri
@@ -37,8 +37,7 @@ from ampd.storage.records import Dropped, Progress, Queued
 from ampd.storage.store import Store, Transaction
 
 HEAD_START: Final = 3000  # milliseconds (wire: "Delivery")
-FIRST_PAUSE: Final = 1.0  # seconds
-LONGEST_PAUSE: Final = 900.0  # 15 min to a relay
+LONGEST_PAUSE: Final = 900.0  # seconds: 15 min to a relay
 AT_ONCE: Final = 64  # letters under way: a session's window
 AGAIN_FIRST: Final = 60.0  # seconds after the start; by then there are sessions
 AGAIN_EVERY: Final = 86400.0  # seconds
@@ -146,21 +145,15 @@ class Handover:
 
     def _items(self, key: bytes) -> list[Waiting]:
         before = self._now() - self._relays(key)[1]
-        rows = self._store.view.execute(
-            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
-            " WHERE o.key=? AND o.status='queued' AND o.at<=? AND o.expires>?"
+        return self._letters.waiting(
+            "WHERE o.key=? AND o.status='queued' AND o.at<=? AND o.expires>?"
             " ORDER BY o.item LIMIT ?",
-            (key, before, self._now(), AT_ONCE),
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
+            key, before, self._now(), AT_ONCE,
+        )  # fmt: skip
 
     async def _pause(self, key: bytes, tried: Attempts, generation: int) -> None:
         """Y6."""
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.in_a_row, 20))
-        pause = FIRST_PAUSE / 2 + self._rng.uniform(0, longest)
-        tried.count += 1
-        tried.in_a_row += 1
-        tried.next_at = self._now() + round(pause * 1000)
+        pause = tried.failed_at_random(self._now(), LONGEST_PAUSE, self._rng)
         with trio.move_on_after(pause) as self._pauses[key]:
             await self._whereabouts.changed(generation)
             tried.in_a_row = 0
@@ -244,13 +237,11 @@ class Handover:
                 return  # none is there: tomorrow
 
     def _relayed(self, key: bytes, after: int) -> list[Waiting]:
-        rows = self._store.view.execute(
-            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
-            " WHERE o.key=? AND o.status='relayed' AND o.item>? AND o.expires>?"
+        return self._letters.waiting(
+            "WHERE o.key=? AND o.status='relayed' AND o.item>? AND o.expires>?"
             " ORDER BY o.item LIMIT ?",
-            (key, after, self._now(), AT_ONCE),
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
+            key, after, self._now(), AT_ONCE,
+        )  # fmt: skip
 
     async def _offer_again(self, relay: bytes, items: list[Waiting]) -> bool:
         """The bytes as they were sealed first: newly sealed ones would be kept a second time."""

@@ -1,5 +1,6 @@
 """The outbox's rows as what they stand for: letters that wait, and the envelopes they go in."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -11,9 +12,10 @@ from ampd.model.message import Envelope, Letter, digest
 from ampd.storage.records import Kept, Queued
 from ampd.storage.store import Store
 
-# What makes a Waiting, for any query that has the outbox as o and the agents as a.
-COLUMNS: Final = (
-    "o.item, o.what, o.message, o.recipient, a.key AS by, o.address, o.key, o.mailbox, o.expires"
+FIRST_PAUSE: Final = 1.0  # seconds
+_WAITING: Final = (
+    "SELECT o.item, o.what, o.message, o.recipient, a.key, o.address, o.key, o.mailbox, o.expires"
+    " FROM outbox o JOIN agents a ON a.id=o.by "
 )
 
 
@@ -42,6 +44,22 @@ class Attempts:
     last_error: str = ""
     via: str = ""  # "gateway" if nothing else leads there
 
+    def next_pause(self, longest: float) -> float:
+        """Seconds before the next try, without jitter: FIRST_PAUSE, doubling to `longest`."""
+        return min(longest, FIRST_PAUSE * (1 << min(self.in_a_row, 20)))
+
+    def failed(self, now: int, pause: float) -> None:
+        """One try more was in vain; the next is in `pause` seconds."""
+        self.count += 1
+        self.in_a_row += 1
+        self.next_at = now + round(pause * 1000)
+
+    def failed_at_random(self, now: int, longest: float, rng: random.Random) -> float:
+        """The same with full jitter; how many seconds it is until the next try."""
+        pause = FIRST_PAUSE / 2 + rng.uniform(0, self.next_pause(longest))
+        self.failed(now, pause)
+        return pause
+
 
 class Letters:
     """Takes letters out of the journal."""
@@ -49,6 +67,12 @@ class Letters:
     def __init__(self, store: Store, now: Callable[[], int]) -> None:
         self._store = store
         self._now = now
+
+    def waiting(self, which: str, *values: object) -> list[Waiting]:
+        """The rows of the outbox that `which` says: the rest of a query that has the outbox as o,
+        the agents who sent as a, and these values."""
+        rows = self._store.view.execute(_WAITING + which, values).fetchall()
+        return [Waiting(*row) for row in rows]
 
     def envelope(self, item: Waiting) -> Envelope:
         """The letter as it was sealed; sealed anew if there is a newer card (transfer.py, D5)."""

@@ -26,7 +26,7 @@ import trio
 
 from ampd.core.agents import Agents
 from ampd.core.contacts import Contacts
-from ampd.core.letters import COLUMNS, Attempts, Letters, Waiting
+from ampd.core.letters import FIRST_PAUSE, Attempts, Letters, Waiting
 from ampd.core.notices import notify
 from ampd.core.ports import Carrier
 from ampd.core.routing import routes
@@ -38,8 +38,7 @@ from ampd.model.message import RECEIPT_CONTEXT, Delivery, Receipt
 from ampd.storage.records import Dropped, Progress
 from ampd.storage.store import Store, Transaction
 
-FIRST_PAUSE: Final = 1.0  # seconds
-LONGEST_PAUSE: Final = 300.0
+LONGEST_PAUSE: Final = 300.0  # seconds
 AT_ONCE: Final = 64  # letters under way to one node: a session's window
 SWEEP_EVERY: Final = 15.0  # seconds between looks for what has expired: a clock may be set
 SWEEP_PAUSE: Final = 0.5  # seconds at least, also when letters come and go all the time
@@ -184,21 +183,15 @@ class Transfer:
     def _items(self, node: bytes, full: Collection[bytes] = ()) -> list[Waiting]:
         """The first letters for agents whose card names this node, in order (D2, D9)."""
         marks = ",".join("?" * len(full))
-        rows = self._store.view.execute(
-            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
-            " JOIN cards c ON c.key=o.key AND c.withdrawn=0 WHERE instr(c.signed, ?)"
+        return self._letters.waiting(
+            "JOIN cards c ON c.key=o.key AND c.withdrawn=0 WHERE instr(c.signed, ?)"
             f" AND o.expires>? AND o.key NOT IN ({marks}) ORDER BY o.item LIMIT ?",
-            (node, self._now(), *full, AT_ONCE),
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
+            node, self._now(), *full, AT_ONCE,
+        )  # fmt: skip
 
     async def _pause(self, node: bytes, tried: Attempts, generation: int) -> None:
         """D3."""
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(tried.in_a_row, 20))
-        pause = FIRST_PAUSE / 2 + self._rng.uniform(0, longest)
-        tried.count += 1
-        tried.in_a_row += 1
-        tried.next_at = self._now() + round(pause * 1000)
+        pause = tried.failed_at_random(self._now(), LONGEST_PAUSE, self._rng)
         with trio.move_on_after(pause) as self._pauses[node]:
             await self._whereabouts.changed(generation)
             tried.in_a_row = 0
@@ -346,17 +339,10 @@ class Transfer:
     def _to_replaced_keys(self) -> list[Waiting]:
         """D8."""
         known = "SELECT 1 FROM contacts c WHERE c.address=o.address AND c.state IN"
-        rows = self._store.view.execute(
-            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by WHERE o.what='message'"  # noqa: S608
-            f" AND EXISTS({known} ('pinned','verified') AND c.key<>o.key)"
+        return self._letters.waiting(
+            f"WHERE o.what='message' AND EXISTS({known} ('pinned','verified') AND c.key<>o.key)"
             f" AND NOT EXISTS({known} ('seen','pinned','verified') AND c.key=o.key) LIMIT 1000"
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
+        )
 
     def _expired(self) -> list[Waiting]:
-        rows = self._store.view.execute(
-            f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by"  # noqa: S608
-            " WHERE o.expires<=? ORDER BY o.item LIMIT 1000",
-            (self._now(),),
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
+        return self._letters.waiting("WHERE o.expires<=? ORDER BY o.item LIMIT 1000", self._now())
