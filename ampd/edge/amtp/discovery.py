@@ -2,7 +2,8 @@
 
   DI1  Agents with an account are listed for everybody, as AMTP's discovery is public (3.4.2).
   DI2  Agents of `amp init` and the node's contacts are listed only for those who show an agent's
-       key or an admin key, and on this machine (accounts.py, AC4).
+       key or an admin key, and on this machine (accounts.py, AC4). For them alone the DNS is asked
+       about another domain: nobody else makes this node ask for names.
   DI3  The filters of the draft narrow the list: address, delivery_mode, active_only, role,
        capability, schema. Active is who was here, or was made, in the last 30 days.
   DI4  Of another domain, the agents that are known are listed; a domain of which nobody is known
@@ -171,6 +172,10 @@ class Discovery:
         domain = request.params["domain"].lower()
         if self._addresses.is_ours(domain):
             return Answer.json(200, self._own(domain))
+        if not self._is_known(request):
+            raise Failure(
+                401, "AUTHENTICATION_REQUIRED", "What others can do is told to agents of this node"
+            )
         found = await self._abroad(domain)
         if found is None:
             raise Failure(

@@ -183,6 +183,23 @@ async def test_di3_filters_narrow_a_list_together(us, alice):
     assert await discovered(us, "?role=sales&capability=other") == []
 
 
+async def test_di2_nobody_else_makes_this_node_ask_the_dns(us, alice):
+    asked = []
+
+    async def abroad(domain):
+        asked.append(domain)
+
+    (part,) = [each for each in us.here.amtp._parts if type(each).__name__ == "Discovery"]
+    part._abroad = abroad
+    path = "/v1/capabilities/other.example"
+    assert (await us.here.get(path, peer="192.0.2.7")).status == 401
+    assert asked == []
+    assert (await us.here.get("/v1/capabilities/localhost", peer="192.0.2.7")).status == 200
+    for options in ({"token": alice}, {}):
+        assert (await us.here.get(path, **options)).status == 404
+    assert asked == ["other.example"] * 2
+
+
 async def test_di4_agents_of_another_domain_are_listed_if_they_are_known(us, tmp_path):
     async with fakes.node(tmp_path / "far", "there") as there:
         await there.agent("carol")
