@@ -4,11 +4,13 @@
        starts as fast and takes as little memory as before.
   GS2  What keeps the gateway from starting ends the daemon's start, with the command or the setting
        that mends it: packages that are not installed, TLS files, a port that is taken.
+  GS4  That strangers on the network may become agents of this node is said in the log.
   GS3  When it is cancelled, what is being answered is finished before its memory is closed.
 
 Not here: what the gateway does (edge/gateway.py).
 """
 
+import logging
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +33,8 @@ from ampd.storage.registry import Registry
 
 if TYPE_CHECKING:
     import ssl
+
+log = logging.getLogger("ampd.gateway")
 
 PROTOCOLS: Final = ("amp", "amtp")
 _SWEEP_EVERY: Final = 3600.0  # seconds: what has expired is not shown anyway
@@ -74,6 +78,7 @@ async def serve(
         from ampd.edge.http.dns import Dns
 
         values = values_of(config, bound.getsockname()[1], tls=tls is not None)
+        warn_of_open_doors(values)
         make_folder(values.state)
         registry = Registry(config.paths.data / "gateway.db", wall_clock)
         dns = Dns(values.dns)
@@ -89,6 +94,17 @@ async def serve(
             registry.close()
             with trio.move_on_after(0.1, shield=True):
                 await client.aclose()
+
+
+def warn_of_open_doors(values: GatewayValues) -> None:
+    """GS4."""
+    reached = not values.listen[0].startswith("127.") and values.listen[0] != "::1"
+    if reached and values.registration == "open":
+        log.warning(
+            "whoever reaches the gateway may register an agent of this node, and an agent of this"
+            " node is trusted by the others",
+            extra={"listen": _text(values.listen), "hint": 'gateway.registration = "invite"'},
+        )
 
 
 def values_of(config: Config, port: int, *, tls: bool) -> GatewayValues:

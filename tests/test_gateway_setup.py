@@ -128,3 +128,16 @@ def test_gs3_a_daemon_serves_says_where_and_ends_cleanly(daemon, tmp_path):
     assert process.wait(20) == 0
     assert idle.recv(1) == b""
     idle.close()
+
+
+@pytest.mark.parametrize(
+    ("listen", "registration", "said"),
+    [
+        ("0.0.0.0:1", "open", True), ("10.0.0.7:1", "open", True), ("0.0.0.0:1", "invite", False),
+        ("127.0.0.1:1", "open", False), ("[::1]:1", "open", False),
+    ],
+)  # fmt: skip
+def test_gs4_an_open_door_to_the_network_is_named(tmp_path, caplog, listen, registration, said):
+    found = config(tmp_path, listen, registration=registration)
+    gateway_setup.warn_of_open_doors(gateway_setup.values_of(found, 1, tls=False))
+    assert bool(caplog.records) is said
