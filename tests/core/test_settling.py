@@ -3,10 +3,11 @@
 import pytest
 import trio
 
-from ampd.core.letters import COLUMNS, Waiting
+from ampd.core import settling
 from ampd.core.receipts import receipt_for
 from ampd.core.settling import Settled, Settling
 from ampd.crypto.keys import open1
+from ampd.model.errors import StorageError
 from ampd.model.message import RECEIPT_CONTEXT, Message, Receipt, id_text
 from ampd.storage.index import read_payload
 from ampd.storage.records import Deleted
@@ -21,10 +22,8 @@ async def sent(node, other, alice, bob):
 
 def answers(node, bob):
     """Each letter that waits, with what its recipient signed."""
-    rows = node.store.view.execute(
-        f"SELECT {COLUMNS} FROM outbox o JOIN agents a ON a.id=o.by ORDER BY o.item"
-    )
-    return [answer(node, bob, Waiting(*row)) for row in rows]
+    letters = node.transfer._letters
+    return [answer(node, bob, item) for item in letters.waiting("ORDER BY o.item")]
 
 
 def answer(node, bob, item):
@@ -63,6 +62,22 @@ async def test_z3_a_letter_whose_message_is_gone_keeps_no_other_from_its_end(
     await settle_together(node, found)
     assert [node.status(alice, each) for each in (sent[0], sent[2])] == ["delivered"] * 2
     assert node.outbox() == []
+
+
+async def test_z3_a_record_that_cannot_be_read_is_that_letters_trouble_alone(
+    node, alice, bob, sent, monkeypatch
+):
+    found, note = answers(node, bob), settling.note_believed
+
+    def damaged(tx, agents, by, key, receipt, *rest):
+        if receipt.message == found[1].item.message:
+            raise StorageError("a record is damaged")
+        return note(tx, agents, by, key, receipt, *rest)
+
+    monkeypatch.setattr(settling, "note_believed", damaged)
+    with pytest.RaisesGroup(StorageError):
+        await settle_together(node, found)
+    assert [node.status(alice, each) for each in sent] == ["delivered", "queued", "delivered"]
 
 
 async def test_z2_what_came_together_is_written_in_the_order_of_the_outbox(node, bob, sent):
