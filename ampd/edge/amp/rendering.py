@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from ampd.core.agents import RESERVED, Agent, Agents
 from ampd.core.lists import Summary
+from ampd.crypto.foreign_keys import ForeignSigner
 from ampd.edge.amp.accounts import Account, Accounts
 from ampd.edge.amp.keys import key_hex
 from ampd.edge.amp.provider import Provider
@@ -36,6 +37,7 @@ from ampd.protocol.raw_json import Raw
 from ampd.storage.store import Store
 
 Document = dict[str, Any]
+_SIGNATURES: Final = 4096  # remembered: 2 MiB, and forty pages
 _NO_SUBJECT: Final = "(no subject)"
 _TYPES: Final = {"message": "notification"}  # native words that AMP says otherwise
 
@@ -113,6 +115,7 @@ class Rendering:
         self._names = names
         self._provider = provider
         self._mail = mail
+        self._signatures: dict[tuple[object, ...], str] = {}  # of fresh envelopes
 
     # --- whole items ----------------------------------------------------------------------
 
@@ -220,9 +223,22 @@ class Rendering:
         if sender is None or account is not None:
             return envelope, Raw(payload), key_hex(account.key) if account else ""
         signer = self._provider.signer_of(sender)
-        plain = said if said["context"] is None else raw_json.parse(payload)
-        envelope["signature"] = signing.sign(envelope, plain, signer.sign)
+        envelope["signature"] = self._signature(summary.seq, envelope, said, payload, signer)
         return envelope, Raw(payload), key_hex(signer.public)
+
+    def _signature(
+        self, seq: int, envelope: Document, said: Document, payload: str, signer: ForeignSigner
+    ) -> str:
+        """Made once for as long as it is remembered: what waits is asked for again and again."""
+        signed = (seq, signer.public.raw, envelope["from"], envelope["to"], envelope["in_reply_to"])
+        found = self._signatures.get(signed)
+        if found is None:
+            plain = said if said["context"] is None else raw_json.parse(payload)
+            found = signing.sign(envelope, plain, signer.sign)
+            if len(self._signatures) >= _SIGNATURES:
+                self._signatures.clear()
+            self._signatures[signed] = found
+        return found
 
     def _notice(self, agent: Agent, whole: Whole) -> tuple[Document, Raw, str]:
         """AM5."""
