@@ -25,6 +25,7 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from ampd.model.errors import StorageError
@@ -46,6 +47,7 @@ LOST_END = "the journal ends before its checkpoint"
 TORN = "a crash cut the last append off"
 
 
+@lru_cache(maxsize=256)  # a page of messages asks for the same few a hundred times
 def segment_path(folder: Path, first: int) -> Path:
     return folder / f"{first:016d}{SUFFIX}"
 
