@@ -6,6 +6,8 @@ A2  A card is signed anew, with the next number, whenever what it says changes, 
     the inbox key is renewed. Secrets of inbox keys are destroyed five weeks after their end.
 A3  Removing an agent withdraws its card; its mail stays until it is purged.
 A4  An agent whose record was lost is back with its key file, its name and its mail.
+A5  An agent that somebody made who never showed to be of this node (`outside`: registered over
+    HTTP, in open mode) stays that for ever; what it writes is `external` (contacts.py, N3).
 """
 
 import logging
@@ -43,6 +45,7 @@ class Agent:
     keys: AgentKeys
     card: Card
     signed_card: bytes
+    outside: bool = False  # A5
 
     @property
     def key(self) -> bytes:
@@ -86,18 +89,18 @@ class Agents:
     async def load(self) -> None:
         """Take in the agents that the store knows, and those of whom only the key is left (A4)."""
         rows = self._store.view.execute(
-            "SELECT name, created, card, removed FROM agents ORDER BY id"
+            "SELECT name, created, card, removed, outside FROM agents ORDER BY id"
         ).fetchall()
         living = {row["name"] for row in rows if not row["removed"]}
-        for name, created, signed, removed in rows:
+        for name, created, signed, removed, outside in rows:
             if removed:
                 self._withdrawn.append(signed)
                 if name in living or not self._path(name).exists():
-                    await self._finish_purge(name, created, signed)
+                    await self._finish_purge(name, created, signed, outside=bool(outside))
                 continue
             keys = keyfiles.load_agent_keys(self._path(name))
             card = Card.from_bytes(open1(signed, CARD_CONTEXT)[1])
-            self._take(Agent(name, card.address, created, keys, card, signed))
+            self._take(Agent(name, card.address, created, keys, card, signed, bool(outside)))
         names = {row["name"] for row in rows}
         for path in sorted(self._folder.glob("*.key")):
             if path.stem not in names:
@@ -112,7 +115,7 @@ class Agents:
         else:
             log.warning("an agent without a record is back", extra={"agent": name})
 
-    async def _finish_purge(self, name: str, created: int, signed: bytes) -> None:
+    async def _finish_purge(self, name: str, created: int, signed: bytes, *, outside: bool) -> None:
         """A crash may have come between the end of an agent's keys and that of its mail (A1)."""
         key = open1(signed, CARD_CONTEXT)[0]
         left = self._store.view.execute(
@@ -121,7 +124,9 @@ class Agents:
             (key,),
         ).fetchone()
         if left is not None:
-            record = AgentRecord(key, name, created, signed, removed=True, purged=True)
+            record = AgentRecord(
+                key, name, created, signed, removed=True, purged=True, outside=outside
+            )
             await self._store.write(lambda tx: tx.append(record))
 
     def _path(self, name: str) -> Path:
@@ -175,8 +180,10 @@ class Agents:
         """All signed cards of this node, those of removed agents too."""
         return [agent.signed_card for agent in self] + self._withdrawn
 
-    async def create(self, name: str, profile: Profile) -> tuple[Agent, bool]:
-        """The agent `name`, and whether it is new; one that exists stays as it is."""
+    async def create(
+        self, name: str, profile: Profile, *, outside: bool = False
+    ) -> tuple[Agent, bool]:
+        """The agent `name`, and whether it is new; one that exists stays as it is (A5)."""
         name = check_name(name)
         if name in RESERVED:
             raise Invalid(f"the name {name!r} is kept for the node itself", hint="amp init NAME")
@@ -184,9 +191,9 @@ class Agents:
             found = self._agents.get(name)
             if found is not None:
                 return found, False
-            return await self._make(name, profile), True
+            return await self._make(name, profile, outside=outside), True
 
-    async def _make(self, name: str, profile: Profile) -> Agent:
+    async def _make(self, name: str, profile: Profile, *, outside: bool = False) -> Agent:
         """A new agent, or one that was removed and is back with its keys (A1)."""
         now = self._now()
         path = self._path(name)
@@ -200,13 +207,13 @@ class Agents:
             keyfiles.save_agent_keys(path, fresh, replace=False)
         keys = keyfiles.load_agent_keys(path)
         row = self._store.view.execute(
-            "SELECT created, card FROM agents WHERE key=?", (keys.signing.public,)
+            "SELECT created, card, outside FROM agents WHERE key=?", (keys.signing.public,)
         ).fetchone()
         number = Card.from_bytes(open1(row[1], CARD_CONTEXT)[1]).number + 1 if row else first
         created = row[0] if row else now
-        agent = self._signed(
-            Agent(name, Address(name, self.domain), created, keys, *_NO_CARD), number, profile
-        )
+        outside = outside or bool(row and row[2])
+        bare = Agent(name, Address(name, self.domain), created, keys, *_NO_CARD, outside=outside)
+        agent = self._signed(bare, number, profile)
         await self._keep(agent)
         return agent
 
@@ -234,7 +241,9 @@ class Agents:
         return replace(agent, address=card.address, card=card, signed_card=signed)
 
     async def _keep(self, agent: Agent) -> None:
-        record = AgentRecord(agent.key, agent.name, agent.created, agent.signed_card)
+        record = AgentRecord(
+            agent.key, agent.name, agent.created, agent.signed_card, outside=agent.outside
+        )
         await self._store.write(lambda tx: tx.append(record))
         self._withdrawn = [
             card for card in self._withdrawn if open1(card, CARD_CONTEXT)[0] != agent.key
@@ -261,16 +270,18 @@ class Agents:
     async def _purge_removed(self, name: str) -> Agent:
         keys = keyfiles.load_agent_keys(self._path(name))
         row = self._store.view.execute(
-            "SELECT created, card FROM agents WHERE key=?", (keys.signing.public,)
+            "SELECT created, card, outside FROM agents WHERE key=?", (keys.signing.public,)
         ).fetchone()
         card = Card.from_bytes(open1(row[1], CARD_CONTEXT)[1])
-        agent = Agent(name, card.address, row[0], keys, card, row[1])
+        agent = Agent(name, card.address, row[0], keys, card, row[1], outside=bool(row[2]))
         await self._write_removed(agent, row[1], purge=True)
         return agent
 
     async def _write_removed(self, agent: Agent, signed: bytes, *, purge: bool) -> None:
         """The keys go before the mail: who was removed and has no key file was purged (load)."""
-        record = AgentRecord(agent.key, agent.name, agent.created, signed, removed=True)
+        record = AgentRecord(
+            agent.key, agent.name, agent.created, signed, removed=True, outside=agent.outside
+        )
         await self._store.write(lambda tx: tx.append(record))
         if purge:
             keyfiles.destroy(self._path(agent.name))

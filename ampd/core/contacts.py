@@ -12,7 +12,8 @@ An address and a key together are a contact. Its `state`:
       user's word (`accept`, `verify`).
   N2  What comes under a key that differs from the pinned one is quarantined, and said so.
   N3  Trust is `verified` for agents of this node and verified contacts, `external` for pinned
-      keys, `untrusted` for everything else.
+      keys and for agents here that belong to somebody else (agents.py, A5), `untrusted` for
+      everything else.
   N4  At most MAX_STRANGERS contacts are made by sight alone; the user's own are not counted. One
       node makes no more of them than it leaves room for: one neighbour takes half at most, two a
       third each, so that none of them keeps the others from being seen.

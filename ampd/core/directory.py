@@ -37,7 +37,8 @@ class Directory:
         found = [
             Listed(
                 str(agent.address), agent.key, agent.card.alias, agent.card.description,
-                agent.card.capabilities, "local", True, "verified",
+                agent.card.capabilities, "local", True,
+                "external" if agent.outside else "verified",
             )
             for agent in self._agents
             if not domain or agent.address.domain == domain.lower()

@@ -13,8 +13,8 @@ TRUST_JOIN: Final = (
     " LEFT JOIN agents la ON la.key=m.sender_key"
 )
 TRUST: Final = (
-    "CASE WHEN la.id IS NOT NULL OR m.via='system' OR c.state='verified' THEN 'verified'"
-    " WHEN c.state IN ('seen','pinned') THEN 'external' ELSE 'untrusted' END"
+    "CASE WHEN la.outside=0 OR m.via='system' OR c.state='verified' THEN 'verified'"
+    " WHEN la.outside=1 OR c.state IN ('seen','pinned') THEN 'external' ELSE 'untrusted' END"
 )
 
 

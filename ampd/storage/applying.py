@@ -283,8 +283,8 @@ class Applier(Rows):
     def _agent(self, seq: int, record: Agent) -> None:
         row = self.holder(record.key)
         self._db.execute(
-            "UPDATE holders SET name=?, created=?, card=?, removed=?, seq=? WHERE id=?",
-            (record.name, record.created, record.card, record.removed, seq, row),
+            "UPDATE holders SET name=?, created=?, card=?, removed=?, outside=?, seq=? WHERE id=?",
+            (record.name, record.created, record.card, record.removed, record.outside, seq, row),
         )
         self._forget_counts()
         if record.purged:

@@ -113,6 +113,7 @@ class Agent:
     card: bytes
     removed: bool = False
     purged: bool = False
+    outside: bool = False  # it belongs to somebody who never showed to be of this node
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ for a message by id and sender would walk through all that the sender ever sent.
 
 from typing import Final
 
-VERSION: Final = 6
+VERSION: Final = 7
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -22,7 +22,7 @@ CREATE TABLE places(seq INTEGER PRIMARY KEY, segment INTEGER, offset INTEGER);
 CREATE TABLE garbage(seq INTEGER PRIMARY KEY, size INTEGER, killer INTEGER, id BLOB);
 CREATE TABLE holders(
     id INTEGER PRIMARY KEY, key BLOB UNIQUE, name TEXT, created INTEGER, card BLOB,
-    removed INTEGER DEFAULT 0, last INTEGER DEFAULT 0,
+    removed INTEGER DEFAULT 0, outside INTEGER DEFAULT 0, last INTEGER DEFAULT 0,
     unread INTEGER DEFAULT 0, read INTEGER DEFAULT 0, acked INTEGER DEFAULT 0,
     quarantined INTEGER DEFAULT 0, sent INTEGER DEFAULT 0, seq INTEGER DEFAULT 0);
 CREATE VIEW agents AS SELECT * FROM holders WHERE name IS NOT NULL;

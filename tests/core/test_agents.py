@@ -139,3 +139,22 @@ async def test_a4_who_was_refused_is_not_back_after_a_restart(tmp_path, clock):
             await node.agents.create("quentin", Profile(description="d" * 5000))
     async with fakes.node(tmp_path, clock=clock) as node:
         assert list(node.agents) == []
+
+
+async def test_a5_who_never_showed_to_be_of_this_node_is_external_for_ever(tmp_path, clock):
+    async with fakes.node(tmp_path, clock=clock) as node:
+        alice = await node.agent("alice")
+        stranger, new = await node.agents.create("mallory", Profile(), outside=True)
+        assert new and stranger.outside
+        await node.send(stranger, "alice", "trust me")
+        assert node.inbox(alice)[0].trust == "external"
+        again, new = await node.agents.create("mallory", Profile())
+        assert not new and again.outside
+        clock.time += 8 * DAY
+        await node.agents.renew()
+    async with fakes.node(tmp_path, clock=clock) as node:
+        assert node.agents.named("mallory").outside and not node.agents.named("alice").outside
+        await node.agents.remove("mallory", purge=False)
+        assert node.inbox(node.agents.named("alice"))[0].trust == "external"
+        back, _ = await node.agents.create("mallory", Profile())
+        assert back.outside

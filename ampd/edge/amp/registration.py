@@ -9,8 +9,10 @@
   RG3  A name that was left is held for 30 days for the key that had it; the same has to be shown.
   RG4  gateway.registration says who may come: "open", "invite" (an invite_code, or an owner's user
        key), "owner" (a user key). gateway.tenants says into which tenants; empty: any.
-  RG6  An open registration ends when the node has as many agents as it can bear (open_files.py).
   RG5  What a crash left half done is undone at the next start.
+  RG6  An open registration ends when the node has as many agents as it can bear (open_files.py).
+  RG7  In open mode, who is no program of the node's own user becomes an agent that is trusted no
+       more than a contact by sight (core/agents.py, A5).
 
 The proof of RG2 is `proof`, the signature over `ampd/amp-register|NAME|PROVIDER|TIMESTAMP`, with
 `timestamp` as in messages; it is no older than 5 minutes.
@@ -113,7 +115,7 @@ class Registration:
                 self._check_is_it(request, asked, found, owner)
                 return 200, self._answer(request, found, await self._accounts.new_key(found))
             self._check_free(request, asked, owner)
-            account, api_key = await self._make(asked, owner)
+            account, api_key = await self._make(request, asked, owner)
         return 201, self._answer(request, account, api_key)
 
     # --- what is asked for ----------------------------------------------------------------
@@ -241,7 +243,7 @@ class Registration:
 
     # --- making it ------------------------------------------------------------------------
 
-    async def _make(self, asked: Asked, owner: str) -> tuple[Account, str]:
+    async def _make(self, request: Request, asked: Asked, owner: str) -> tuple[Account, str]:
         self._rooms.socket_of(asked.name)  # its path may be too long: better known before
         if not owner and self._values.registration == "invite":
             await self._owners.use_invite(asked.invite)
@@ -250,8 +252,10 @@ class Registration:
         profile = Profile(
             asked.alias or None, description[:200] if isinstance(description, str) else None
         )
+        stranger = self._values.registration == "open" and not owner  # RG7
+        outside = stranger and not self.is_own_user(request)
         try:
-            agent, is_new = await self._rooms.agents.create(asked.name, profile)
+            agent, is_new = await self._rooms.agents.create(asked.name, profile, outside=outside)
         except Invalid:
             await self._registry.delete(CLAIM, asked.name)
             raise

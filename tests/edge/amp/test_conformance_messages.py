@@ -366,7 +366,7 @@ async def test_a_native_agent_reads_what_an_amp_client_wrote(here, alice):
     full = await read(here, carol)
     summary = full.summary
     assert (summary.sender, summary.subject, full.body) == ("alice@here.local", "Hi", "text")
-    assert (summary.type, summary.priority, summary.trust) == ("task", "high", "verified")
+    assert (summary.type, summary.priority, summary.trust) == ("task", "high", "external")
     assert native_id(answer["id"]).hex() == summary.id.replace("-", "")
 
 

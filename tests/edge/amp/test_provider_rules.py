@@ -368,3 +368,14 @@ async def test_k11_over_a_real_connection_the_nodes_own_user_gets_a_lost_api_key
         assert await register() == [201]
         assert await register() == [200]
         assert await register(b"X-Forwarded-For: 203.0.113.9\r\n") == [409]
+
+
+async def test_rg7_in_open_mode_who_is_not_the_nodes_own_user_is_trusted_as_a_stranger_is(here):
+    stranger = await here.client("stranger")
+    here.amp.registration.is_own_user = lambda request: True
+    own = await here.client("own")
+    nora = await here.node.agent("nora")
+    for client, outside in ((stranger, True), (own, False)):
+        assert here.node.agents.named(client.name).outside is outside
+        await client.send("nora@default.aimaestro.local")
+    assert [each.trust for each in here.node.inbox(nora)] == ["external", "verified"]
