@@ -213,7 +213,10 @@ class _Last:
                 self._disk.truncate(fd, end)
             if unproved or end == HEADER_SIZE:
                 start = self._before(frames, unproved[0])[0] if unproved else 0
-                again = bytearray(data[start:end])
+                # behind a checkpoint `data` has nothing of what lies before it: not the header
+                again = bytearray(
+                    data[start:end] if unproved else self._disk.read(self._path, 0, end)
+                )
                 for frame in unproved:
                     self._fill(again, start, frame, frames)
                 self._disk.write_all(fd, bytes(again), start)

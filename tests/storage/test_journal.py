@@ -48,6 +48,23 @@ def test_j1_records_are_numbered_from_one_and_read_back_after_a_restart(journal,
     assert with_checkpoint.checkpoint == journal.checkpoint
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_r3_a_segment_with_nothing_in_it_yet_keeps_its_header(journal, folder, kept):
+    records = journal.append([b"one", b"two"])
+    journal.sync()
+    journal.rotate()
+    before = {path.name: path.read_bytes() for path in folder.glob("*.log")}
+    for _ in range(3):
+        opened = again(folder, journal.checkpoint if kept else None)
+        assert opened.check().ok and opened.damage == opened.torn == []
+        assert {path.name: path.read_bytes() for path in folder.glob("*.log")} == before
+        opened.close()
+    opened = again(folder, journal.checkpoint if kept else None)
+    following = opened.append([b"three"])
+    opened.sync()
+    assert list(again(folder).scan()) == [*records, *following]
+
+
 def test_j1_what_is_not_synced_is_not_shown_yet(journal):
     journal.append([b"one"])
     assert list(journal.scan()) == [] and journal.checkpoint.seq == 0
