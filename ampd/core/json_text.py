@@ -7,11 +7,10 @@ held to it when they are sent and when they arrive, requests of local programs w
 
 import json
 import math
-from typing import Any, Final, cast
+from typing import Any
 
 from ampd.model.errors import Invalid
-
-MAX_DEPTH: Final = 100  # Python's own reader gives up near 1000, and sooner when called deep down
+from ampd.protocol.raw_json import MAX_DEPTH, check_depth, members
 
 
 def to_text(value: object) -> str:
@@ -20,7 +19,7 @@ def to_text(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError) as exc:
         raise Invalid(f"not a JSON value: {exc}") from None
-    _check_depth(text, value, MAX_DEPTH)
+    check_depth(text, value, MAX_DEPTH)
     return text
 
 
@@ -28,19 +27,12 @@ def to_value(text: str, depth: int = MAX_DEPTH) -> Any:
     """What a JSON text says, or Invalid."""
     try:
         value = json.loads(
-            text, object_pairs_hook=_members, parse_float=_number, parse_constant=_number
+            text, object_pairs_hook=members, parse_float=_number, parse_constant=_number
         )
     except (ValueError, RecursionError) as exc:
         raise Invalid(f"not JSON: {exc}") from None
-    _check_depth(text, value, depth)
+    check_depth(text, value, depth)
     return value
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
 
 
 def _number(text: str) -> float:
@@ -48,19 +40,3 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
     return value
-
-
-def _check_depth(text: str, value: object, depth: int) -> None:
-    if text.count("[") + text.count("{") <= depth:
-        return
-    level = [value]
-    for _ in range(depth + 1):
-        level = [each for each in level if isinstance(each, dict | list)]
-        if not level:
-            return
-        level = [
-            item
-            for each in level
-            for item in (each.values() if isinstance(each, dict) else cast("list[object]", each))
-        ]
-    raise Invalid(f"JSON that is nested deeper than {depth}")

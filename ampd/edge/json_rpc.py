@@ -10,10 +10,11 @@ from typing import Any, Final
 from ampd.core import json_text
 from ampd.model.errors import AmpdError, Invalid
 from ampd.protocol.local import APPLICATION_ERROR, INVALID_PARAMS, INVALID_REQUEST
+from ampd.protocol.raw_json import MAX_DEPTH
 
 Answer = dict[str, Any]
 
-_DEPTH: Final = json_text.MAX_DEPTH + 4  # a payload at its limit, in a request, in a batch
+_DEPTH: Final = MAX_DEPTH + 4  # a payload at its limit, in a request, in a batch
 
 
 @dataclass(frozen=True, slots=True)

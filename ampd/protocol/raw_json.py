@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn, cast
 
 from ampd.model.errors import Invalid
 
-MAX_DEPTH: Final = 100  # as core/json_text.py: Python's own reader gives up near 1000
+MAX_DEPTH: Final = 100  # Python's own reader gives up near 1000, and sooner when called deep down
 _MAX_DIGITS: Final = 400  # more than any float has; int() itself gives up at 4,300
 _WORDS: Final = {None: "null", True: "true", False: "false"}
 
@@ -48,7 +48,7 @@ def parse(text: str | bytes, depth: int = MAX_DEPTH) -> Value:
         words = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(
             words,
-            object_pairs_hook=_members,
+            object_pairs_hook=members,
             parse_int=Number,
             parse_float=Number,
             parse_constant=_no_number,
@@ -57,8 +57,7 @@ def parse(text: str | bytes, depth: int = MAX_DEPTH) -> Value:
             _texts(value).encode("utf-8")
     except (ValueError, RecursionError) as exc:
         raise Invalid(f"not JSON: {exc}") from None
-    if words.count("[") + words.count("{") > depth:
-        _check_depth(value, depth)
+    check_depth(words, value, depth)
     return value
 
 
@@ -132,7 +131,8 @@ def _ascii(text: str) -> str:
     return encode_basestring_ascii(text)
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members; ValueError if a name stands twice (J2)."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in one object")
@@ -158,7 +158,10 @@ def _texts(value: Value) -> str:
     return "".join(found)
 
 
-def _check_depth(value: Value, depth: int) -> None:
+def check_depth(text: str, value: Value, depth: int) -> None:
+    """Invalid if the value that `text` says is nested deeper than `depth` (J2)."""
+    if text.count("[") + text.count("{") <= depth:
+        return
     level = [value]
     for _ in range(depth + 1):
         level = [each for each in level if isinstance(each, dict | list)]

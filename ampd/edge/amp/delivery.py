@@ -5,12 +5,12 @@ Not here: the connections and webhooks themselves (websocket.py, webhooks.py).
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from ampd.edge.http.addresses import MAX_URL, target_of
+from ampd.model.errors import Invalid
 from ampd.protocol.amp.faults import invalid
 from ampd.protocol.raw_json import Value
 
-MAX_URL: Final = 2048  # characters: what clients and proxies pass on
 MAX_SECRET: Final = 256
 _TEXTS: Final = {"webhook_url": MAX_URL, "webhook_secret": MAX_SECRET}
 
@@ -51,10 +51,8 @@ def _text(value: Value, field: str, longest: int) -> str | None:
 
 
 def _check_url(url: str) -> None:
+    """What could never be called is better refused than kept."""
     try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or not url.isascii() or not url.isprintable() or "@" in parts.netloc:
-        raise invalid("delivery.webhook_url", "webhook_url must be an http or https URL")
+        target_of(url)
+    except Invalid as exc:
+        raise invalid("delivery.webhook_url", f"webhook_url: {exc}") from None

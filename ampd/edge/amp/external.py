@@ -33,12 +33,11 @@ from ampd.core.lists import Lists
 from ampd.core.ports import Parcel
 from ampd.core.reading import Reading
 from ampd.crypto.foreign_keys import ForeignKey
-from ampd.edge.amp.intake import KEPT_FOR, KEY_KEPT_FOR, KEYS, key_said
-from ampd.edge.amp.keys import checker, key_hex
+from ampd.edge.amp.intake import KEY_KEPT_FOR, KEYS, incoming_of, key_said
+from ampd.edge.amp.keys import checker
 from ampd.edge.amp.provider import Provider
 from ampd.edge.amp.provider_client import ProviderClient
 from ampd.edge.amp.provider_words import Registration, asked_for, outgoing, registered
-from ampd.edge.amp.rendering import carrying
 from ampd.edge.bugs import contained
 from ampd.model.address import Address
 from ampd.model.errors import AmpdError, Invalid, Refused, Unavailable
@@ -46,7 +45,7 @@ from ampd.model.message import Delivery, id_text
 from ampd.protocol import raw_json
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.envelope import Post, read_envelope
-from ampd.protocol.amp.ids import native_id, thread_of
+from ampd.protocol.amp.ids import native_id
 from ampd.protocol.raw_json import Value
 from ampd.storage.registry import Registry
 
@@ -286,26 +285,10 @@ class Providers:
         return known == said
 
     def _incoming(self, agent: Agent, post: Post, key: ForeignKey | None) -> Incoming:
-        thread = thread_of(post.id, post.thread, post.in_reply_to, "")
-        envelope = {**post.envelope, "thread_id": thread, "priority": post.priority}
-        now = self._now()
-        return Incoming(
-            id=native_id(post.id),
-            sender=Address.parse(post.sender),
-            to=(agent,),
-            sent=min(post.timestamp or now, now),
-            expires=post.expires or now + KEPT_FOR,
-            thread=native_id(thread),
-            in_reply_to=native_id(post.in_reply_to) if post.in_reply_to else None,
-            priority=post.priority,
-            type=post.type,
-            subject=post.subject,
-            body=post.message,
-            payload=raw_json.write(post.payload),
-            context=carrying(envelope, key_hex(key) if key else ""),
-            proved=key is not None,
+        return incoming_of(
+            post, agent, Address.parse(post.sender), key, self._now(), proved=key is not None,
             protocol=PROTOCOL,
-        )
+        )  # fmt: skip
 
     async def _remember(self, account: Registration, sender: Address) -> None:
         """Through whom somebody wrote who is elsewhere: the answer goes the same way (EX5)."""

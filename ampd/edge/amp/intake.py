@@ -34,7 +34,6 @@ from ampd.protocol.amp.ids import native_id, thread_of
 REPEAT_WITHIN: Final = 300_000  # milliseconds: how long a provider's own signature is fresh
 REPLAY: Final = "replay_detected"  # not "duplicate": the sender must not take it for kept
 KEPT_FOR: Final = 7 * 86_400_000  # what says no end itself
-LONGEST: Final = 30 * 86_400_000
 KEY_KEPT_FOR: Final = 400 * 86_400_000
 KEYS: Final = "amp.sender_key"  # of external.py, too
 _SEEN: Final = "amp.seen"
@@ -60,6 +59,32 @@ def key_said(text: object) -> ForeignKey | None:
         return ForeignKey.from_raw_ed25519(data) if len(data) == 32 else ForeignKey.from_spki(data)
     except (Invalid, ValueError):
         return None
+
+
+def incoming_of(
+    post: Post, agent: Agent, sender: Address, key: ForeignKey | None, now: int, *, proved: bool,
+    protocol: str,
+) -> Incoming:  # fmt: skip
+    """What somebody else's message is here, whichever way it came; `key` is what signed it."""
+    thread = thread_of(post.id, post.thread, post.in_reply_to, "")
+    envelope = {**post.envelope, "thread_id": thread, "priority": post.priority}
+    return Incoming(
+        id=native_id(post.id),
+        sender=sender,
+        to=(agent,),
+        sent=min(post.timestamp or now, now),
+        expires=post.expires or now + KEPT_FOR,
+        thread=native_id(thread),
+        in_reply_to=native_id(post.in_reply_to) if post.in_reply_to else None,
+        priority=post.priority,
+        type=post.type,
+        subject=post.subject,
+        body=post.message,
+        payload=raw_json.write(post.payload),
+        context=carrying(envelope, key_hex(key) if key else ""),
+        proved=proved,
+        protocol=protocol,
+    )
 
 
 class Intake:
@@ -88,7 +113,10 @@ class Intake:
         proved = key is not None and signed and await self._proves(sender, key)
         if flags(post.subject, post.message):
             self._abuse.note("injection", str(sender))
-        incoming = self._incoming(post, agent, sender, key if signed else None, proved=proved)
+        incoming = incoming_of(
+            post, agent, sender, key if signed else None, self._shared.now(), proved=proved,
+            protocol="amp",
+        )  # fmt: skip
         kept = await self._shared.foreign.take_in(incoming)
         return Taken(agent, incoming.id, kept[0][1])
 
@@ -141,28 +169,3 @@ class Intake:
             await registry.put(KEYS, str(sender), value, expires=expires)
             return True
         return bool(known["spki"] == key.spki.hex())
-
-    def _incoming(
-        self, post: Post, agent: Agent, sender: Address, key: ForeignKey | None, *, proved: bool
-    ) -> Incoming:
-        now = self._shared.now()
-        thread = thread_of(post.id, post.thread, post.in_reply_to, "")
-        envelope = {**post.envelope, "thread_id": thread, "priority": post.priority}
-        expires = min(post.expires or now + KEPT_FOR, now + LONGEST)
-        return Incoming(
-            id=native_id(post.id),
-            sender=sender,
-            to=(agent,),
-            sent=min(post.timestamp or now, now),
-            expires=expires,
-            thread=native_id(thread),
-            in_reply_to=native_id(post.in_reply_to) if post.in_reply_to else None,
-            priority=post.priority,
-            type=post.type,
-            subject=post.subject,
-            body=post.message,
-            payload=raw_json.write(post.payload),
-            context=carrying(envelope, key_hex(key) if key else ""),
-            proved=proved,
-            protocol="amp",
-        )

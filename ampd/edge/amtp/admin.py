@@ -17,7 +17,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import trio
 
@@ -28,6 +27,7 @@ from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.mail import Mail
 from ampd.edge.amtp.times import time_text
 from ampd.edge.gateway_values import Shared
+from ampd.edge.http.addresses import target_of
 from ampd.edge.http.words import Answer, Request, Route
 from ampd.model.address import check_name
 from ampd.model.errors import Invalid, Refused
@@ -310,12 +310,9 @@ def _key(chosen: str) -> str:
 
 def _check_target(url: str) -> None:
     try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
-        raise Invalid("push delivery needs a push_target: http://HOST/... or https://HOST/...")
+        target_of(url)
+    except Invalid as exc:
+        raise Invalid(f"push delivery needs a push_target, http://HOST/...: {exc}") from None
 
 
 def _headers(body: Mapping[str, raw_json.Value]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from ampd.model.errors import Invalid
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_MAX_URL: Final = 2048  # characters: what every server takes
+MAX_URL: Final = 2048  # characters: what every server takes
 # What `ipaddress` calls global, and is not for us: IETF protocol assignments (RFC 6890, section
 # 2.2.2; Oracle's metadata are there), 6to4 relays (RFC 7526), Azure's metadata.
 _NOT_FOR_US: Final = tuple(
@@ -57,8 +57,8 @@ class Target:
 
 def target_of(url: str) -> Target:
     """The parts of a URL (SA3), or Invalid."""
-    if len(url) > _MAX_URL or not _SOUND.fullmatch(url):
-        raise Invalid(f"a URL has at most {_MAX_URL} characters, and they are printable ASCII")
+    if len(url) > MAX_URL or not _SOUND.fullmatch(url):
+        raise Invalid(f"a URL has at most {MAX_URL} characters, and they are printable ASCII")
     try:
         parts = urlsplit(url)
         port = parts.port
