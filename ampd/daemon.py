@@ -27,6 +27,7 @@ from ampd.core.bundles import Bundles
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
+from ampd.core.flagging import Flagging
 from ampd.core.foreign import Foreign
 from ampd.core.handover import Handover
 from ampd.core.letters import Attempts, Letters
@@ -199,7 +200,8 @@ class Daemon:
     ) -> Rooms:
         config = self._config
         lists = Lists(store)
-        reading = Reading(store, lists)
+        flagging = Flagging(store)
+        reading = Reading(store, lists, flagging)
         providers = self._providers = LazyProviders(config, agents, foreign, lists, reading)
         abroad.use(providers, COURIER_OF)
         started = trio.current_time()
@@ -224,6 +226,7 @@ class Daemon:
             submission=Submission(store, agents, contacts, wall_clock, config.limits.message_bytes),
             lists=lists,
             reading=reading,
+            flagging=flagging,
             marks=Marks(store, agents, lists),
             tracking=Tracking(store, agents, lists, attempts),
             directory=Directory(store, agents, peers.connected),

@@ -17,6 +17,7 @@ from ampd.core.agents import Agents, Profile
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
+from ampd.core.flagging import Flagging
 from ampd.core.letters import Letters
 from ampd.core.lists import Filter, Lists
 from ampd.core.mailbox import Mailbox
@@ -151,6 +152,7 @@ class Node:
     submission: Submission
     lists: Lists
     reading: Reading
+    flagging: Flagging
     marks: Marks
     tracking: Tracking
     directory: Directory
@@ -239,12 +241,12 @@ async def _node(folder, name, store, clock, carrier, unknown_senders, limit, rel
     transfer = Transfer(
         store, agents, contacts, letters, carrier, whereabouts, clock, random.Random(1)
     )
-    lists = Lists(store)
+    lists, flagging = Lists(store), Flagging(store)
     return Node(
         folder, key, domain, store, agents, contacts,
         Mailbox(store, agents, contacts, clock, limit, relays),
         Submission(store, agents, contacts, clock, limit),
-        lists, Reading(store, lists), Marks(store, agents, lists),
+        lists, Reading(store, lists, flagging), flagging, Marks(store, agents, lists),
         Tracking(store, agents, lists, transfer.attempts_for),
         Directory(store, agents, set),
         transfer, whereabouts,

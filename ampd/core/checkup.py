@@ -43,7 +43,7 @@ _AGENT: Final = "(SELECT key FROM holders WHERE id={column})"
 _TABLES: Final = {
     "holders": "key, name, created, card, removed, last, unread, read, acked, quarantined, sent",
     "messages": "seq, id, sender, sender_key, [by], recipients, sent, at, expires, thread, re,"
-    " priority, type, subject, preview, size, flags, via, encrypted, gap, receipt, key",
+    " priority, type, subject, preview, size, via, encrypted, gap, receipt, key",
     "boxes": "message, number, [agent], state, reason, read_at, acked_at",
     "deliveries": "message, recipient, address, key, status, via, at, relayed_at, delivered_at,"
     " read_at, acked_at, error",

@@ -28,7 +28,6 @@ from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import FOREIGN_SOURCES, Contacts
 from ampd.core.mailbox import AHEAD, LONGEST_EXPIRY, held_at
-from ampd.core.safety import message_flags
 from ampd.core.trust import Known, known_at
 from ampd.crypto.keys import SigningKey
 from ampd.model.address import Address
@@ -199,8 +198,7 @@ class Foreign:
         Message.from_bytes(read_payload(signed))  # what is kept must pass our own checks
         state = int(State.QUARANTINED if reason else State.UNREAD)
         boxes = tuple((a.key, tx.rows.next_number(a.key), state, reason) for a in fresh)
-        found = message_flags(message.subject, message.body, message.payload, message.context)
-        kept = Kept(signed, tx.now, "gateway", False, b"", boxes, found)
+        kept = Kept(signed, tx.now, "gateway", False, b"", boxes)
         self._remember(tx.append(kept), message)
 
     def _has(self, tx: Transaction, agent: Agent, sender: bytes, draft: Message) -> bool:

@@ -27,7 +27,7 @@ MAX_LIST: Final = 1000  # summaries in one answer: about 500 KiB of JSON
 
 COLUMNS: Final = (
     "m.seq, m.id, m.sender, m.sender_key, m.recipients, m.subject, m.type, m.priority, m.thread,"
-    " m.re, m.sent, m.at, m.size, m.preview, m.flags, m.via, m.encrypted, m.gap, m.receipt"
+    " m.re, m.sent, m.at, m.size, m.preview, m.via, m.encrypted, m.gap, m.receipt"
 )
 
 # A box is walked from its newest message; a thread is short, and walked first.
@@ -60,7 +60,6 @@ class Summary:
     reason: str
     trust: str
     encrypted: bool
-    flags: tuple[str, ...]
     size: int
     preview: str
     via: str
@@ -336,7 +335,6 @@ def summary_of(row: sqlite3.Row, number: int | None, state: str) -> Summary:
         reason=row["reason"] or "",
         trust="untrusted" if state == "quarantined" else row["trust"],
         encrypted=bool(row["encrypted"]),
-        flags=tuple(json.loads(row["flags"])),
         size=row["size"],
         preview=row["preview"],
         via=row["via"],

@@ -44,7 +44,6 @@ from ampd.core.meters import Meters
 from ampd.core.opening import Opened, Opening, Receipts
 from ampd.core.ports import Run
 from ampd.core.receipts import note_receipt, queue_receipts, receipt_for
-from ampd.core.safety import message_flags
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, digest
 from ampd.storage.records import Kept, State
@@ -287,9 +286,8 @@ class Mailbox:
         reason = run.judged[who]
         self._show_card(run, opened)
         state = State.QUARANTINED if reason else State.UNREAD
-        found = message_flags(message.subject, message.body, message.payload, message.context)
         box = (opened.agent.key, tx.rows.next_number(opened.agent.key), int(state), reason)
-        tx.append(Kept(opened.signed, tx.now, run.via, True, b"", (box,), found))
+        tx.append(Kept(opened.signed, tx.now, run.via, True, b"", (box,)))
         run.here[_key(opened)] = (tx.now, 0, opened.digest)
         self._unsettled[_key(opened)] = opened.digest
         if run.via != "direct":

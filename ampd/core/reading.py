@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ampd.core.agents import Agent
+from ampd.core.flagging import Flagging
 from ampd.core.lists import Lists, Summary
 from ampd.core.safety import shown, wrap
 from ampd.model.address import fingerprint
@@ -27,14 +28,16 @@ class Full:
     context: str | None
     content: str
     signer: str
+    flags: tuple[str, ...]
 
 
 class Reading:
     """Opens messages for the agents of this node."""
 
-    def __init__(self, store: Store, lists: Lists) -> None:
+    def __init__(self, store: Store, lists: Lists, flagging: Flagging) -> None:
         self._store = store
         self._lists = lists
+        self._flagging = flagging
 
     def full(self, agent: Agent, seq: int) -> Full:
         """A whole message, proved as it lies in the journal (P4)."""
@@ -45,17 +48,15 @@ class Reading:
         if not isinstance(record, Kept):
             raise StorageError("the index points to another record", hint="amp check --repair")
         key, members = read_signed(record.signed)
-        body = members["body"]
+        body, payload, context = members["body"], members["payload"], members["context"]
+        flags = self._flagging.of_text(summary.seq, summary.subject, body, payload, context)
         if summary.trust == "verified":
             content = shown(body)
         else:
             content = wrap(
-                body, source="agent", sender=summary.sender, trust=summary.trust,
-                flags=summary.flags,
-            )  # fmt: skip
-        return Full(
-            summary, body, members["payload"], members["context"], content, fingerprint(key)
-        )
+                body, source="agent", sender=summary.sender, trust=summary.trust, flags=flags
+            )
+        return Full(summary, body, payload, context, content, fingerprint(key), flags)
 
     def get(self, agent: Agent, texts: Sequence[str]) -> list[Full]:
         """Whole messages, in the order asked for."""

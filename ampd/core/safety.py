@@ -20,8 +20,7 @@ of warning, and what `flags` found stands in one more attribute. The rules:
   F4  Attributes hold one line, and neither a quote nor `<`, `>`.
   F5  `unwrap` gives back exactly the shown text; XML escapes are used, so any XML parser does.
   F6  In a JSON part of a message its names and texts are judged, as its reader has them and not as
-      they are escaped; what stands in the subject or the body is not judged again, nor what was
-      proved to be no words (signatures, keys, ids and addresses of our own making).
+      they are escaped; what stands in the subject or the body is not judged again.
 
 Not here: who is trusted (core/contacts.py); the patterns themselves (core/patterns.py).
 """
@@ -29,7 +28,7 @@ Not here: who is trusted (core/contacts.py); the patterns themselves (core/patte
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ampd.core.patterns import found_in
@@ -80,14 +79,10 @@ def flags(*texts: str) -> tuple[str, ...]:
 
 
 def message_flags(
-    subject: str,
-    body: str,
-    payload: str | None,
-    context: str | None,
-    wordless: Collection[str] = (),
+    subject: str, body: str, payload: str | None, context: str | None
 ) -> tuple[str, ...]:
     """The same of a message whose `payload` and `context` are JSON texts (F6)."""
-    known = {subject, body, *wordless}
+    known = {subject, body}
     parts = [_said(each, known) for each in (payload, context) if each]
     return found_in((subject, body, *parts))
 

@@ -19,7 +19,6 @@ from typing import Final
 
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, Target, read_card
-from ampd.core.safety import message_flags
 from ampd.crypto.keys import random_bytes, seal, seal_to_signer
 from ampd.model.card import mailbox_of
 from ampd.model.errors import Invalid, Refused, StorageError
@@ -63,7 +62,6 @@ class Draft:
     receipt: bool = False
     key: str = ""
     id: bytes | None = None  # 16 bytes; None: a new one (U6)
-    wordless: tuple[str, ...] = ()  # texts of payload and context that are not judged (safety.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +201,8 @@ class Submission:
                 hint="send less, or raise limits.message_bytes on both nodes",
             )  # fmt: skip
         boxes = self._boxes(tx, message, agent, targets)
-        found = message_flags(
-            draft.subject, draft.text, draft.payload, draft.context, draft.wordless
-        )
         letters = self._letters(tx, agent, message, targets, signed)
-        kept = Kept(signed, tx.now, "local", True, agent.key, tuple(boxes), found, draft.key)
+        kept = Kept(signed, tx.now, "local", True, agent.key, tuple(boxes), key=draft.key)
         seq = tx.append(kept)
         if draft.id is not None:
             self._remember(seq, message)

@@ -4,7 +4,7 @@ Field names and forms are those that scripts rely on; nothing is left out when i
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,7 @@ from ampd.core import json_text
 from ampd.core.agents import Agent
 from ampd.core.checkup import CheckReport
 from ampd.core.directory import Listed
+from ampd.core.flagging import Flags
 from ampd.core.lists import Listing, Summary
 from ampd.core.queues import Queue, Queues
 from ampd.core.reading import Full
@@ -83,7 +84,7 @@ def sent(answer: Sent) -> Document:
     }
 
 
-def summary(found: Summary) -> Document:
+def summary(found: Summary, flags: Flags) -> Document:
     """One SUMMARY."""
     return {
         "number": found.number,
@@ -101,7 +102,7 @@ def summary(found: Summary) -> Document:
         "reason": found.reason or None,
         "trust": found.trust,
         "encrypted": found.encrypted,
-        "flags": list(found.flags),
+        "flags": list(flags),
         "size": found.size,
         "preview": found.preview,
         "attachments": [],
@@ -110,7 +111,7 @@ def summary(found: Summary) -> Document:
     }
 
 
-def inbox(agent: Agent, listing: Listing) -> Document:
+def inbox(agent: Agent, listing: Listing, flags: Mapping[int, Flags]) -> Document:
     """The `inbox` document."""
     return {
         "agent": str(agent.address),
@@ -118,13 +119,13 @@ def inbox(agent: Agent, listing: Listing) -> Document:
         "total": listing.total,
         "quarantined": listing.quarantined,
         "more": listing.more,
-        "messages": [summary(each) for each in listing.messages],
+        "messages": [summary(each, flags[each.seq]) for each in listing.messages],
     }
 
 
 def message(full: Full, *, raw: bool = False) -> Document:
     """One message of the `read` document."""
-    return summary(full.summary) | {
+    return summary(full.summary, full.flags) | {
         "body": full.body,
         "payload": _json(full.payload),
         "context": _json(full.context),

@@ -38,6 +38,7 @@ class Piece:
     payload: str | None
     context: str | None
     expires: int  # milliseconds
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +152,10 @@ class GatewayMail:
             why = {"id": summary.id, "why": str(exc)}
             log.error("a message cannot be handed out", extra=why)  # noqa: TRY400 - not our bug
             return None
-        members = read_signed(record.signed)[1]
-        return Piece(
-            summary, members["body"], members["payload"], members["context"], members["expires"]
-        )
+        said = read_signed(record.signed)[1]
+        body, payload, context = said["body"], said["payload"], said["context"]
+        flags = self._rooms.flagging.of_text(summary.seq, summary.subject, body, payload, context)
+        return Piece(summary, body, payload, context, said["expires"], flags)
 
 
 def text_of(identifier: bytes) -> str:

@@ -22,8 +22,9 @@ from ampd.core.bundles import Bundles
 from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
+from ampd.core.flagging import Flagging
 from ampd.core.foreign import Foreign
-from ampd.core.lists import Filter, Lists
+from ampd.core.lists import Filter, Listing, Lists
 from ampd.core.marks import Marks
 from ampd.core.reading import Full, Reading
 from ampd.core.relays import Relays
@@ -83,6 +84,7 @@ class Rooms:
     submission: Submission
     lists: Lists
     reading: Reading
+    flagging: Flagging
     marks: Marks
     tracking: Tracking
     directory: Directory
@@ -289,7 +291,10 @@ class Methods:
             after=params.message("after"),
         )
         params.done()
-        return documents.inbox(agent, self._rooms.lists.listing(agent, wanted))
+        return await self._listed(agent, self._rooms.lists.listing(agent, wanted))
+
+    async def _listed(self, agent: Agent, listing: Listing) -> Document:
+        return documents.inbox(agent, listing, await self._rooms.flagging.of(listing.messages))
 
     def _thread_id(self, agent: Agent, text: str) -> bytes:
         lists = self._rooms.lists
@@ -332,7 +337,7 @@ class Methods:
     async def _thread(self, caller: Caller, params: Params) -> Document:
         agent, text = self.agent(caller), params.message("id")
         params.done()
-        return documents.inbox(agent, self._rooms.lists.thread(agent, text))
+        return await self._listed(agent, self._rooms.lists.thread(agent, text))
 
     async def _message_status(self, caller: Caller, params: Params) -> Document:
         agent, text, proof = self.agent(caller), params.message("id"), params.flag("proof")

@@ -90,8 +90,8 @@ class Applier(Rows):
                 _json([each[0] for each in to]), message["sent"], record.at,
                 message["expires"], message["thread"], message["re"], message["priority"],
                 message["type"], message["subject"], preview(message["body"]),
-                len(record.signed), _json(record.flags),
-                record.via, record.encrypted, gap, message["receipt"], record.key or None,
+                len(record.signed), record.via, record.encrypted, gap, message["receipt"],
+                record.key or None,
             )
         )  # fmt: skip
         sender = self.sender(message["from"])
@@ -386,5 +386,5 @@ def _stage(status: str) -> str:
 
 
 def _json(texts: Sequence[str]) -> str:
-    """A JSON list of addresses or names of flags, which need no escaping."""
+    """A JSON list of addresses, which need no escaping."""
     return '["' + '", "'.join(texts) + '"]' if texts else "[]"

@@ -14,7 +14,7 @@ from typing import Any, Final
 STATES: Final = ("unread", "read", "acked", "quarantined")
 MOST: Final = 1000  # messages that wait during a rebuild: about a MiB
 
-_MESSAGE: Final = f"INSERT INTO messages VALUES({','.join('?' * 22)})"
+_MESSAGE: Final = f"INSERT INTO messages VALUES({','.join('?' * 21)})"
 _BOX: Final = "INTO boxes(agent,number,message,sender,state,reason) VALUES(?,?,?,?,?,?)"
 _DELIVERY: Final = (
     "INSERT INTO deliveries(message,recipient,address,key,status,via,at,delivered_at)"

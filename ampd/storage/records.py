@@ -49,7 +49,7 @@ class Kept:
     encrypted: bool
     by: bytes  # key of the local agent that sent it, or b""
     boxes: tuple[tuple[bytes, int, int, str], ...]  # agent key, number, State, reason of quarantine
-    flags: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()  # injection flags, in records of earlier versions
     key: str = ""  # the sender's idempotency key
     missing: int = -1  # letters of its sender missing right before it; -1: not counted yet
 

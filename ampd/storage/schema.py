@@ -14,7 +14,7 @@ for a message by id and sender would walk through all that the sender ever sent.
 
 from typing import Final
 
-VERSION: Final = 7
+VERSION: Final = 8
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -30,7 +30,7 @@ CREATE TABLE senders(id INTEGER PRIMARY KEY, address TEXT UNIQUE);
 CREATE TABLE messages(
     seq INTEGER PRIMARY KEY, id BLOB, sender TEXT, sender_key BLOB, by INTEGER, recipients TEXT,
     sent INTEGER, at INTEGER, expires INTEGER, thread BLOB, re BLOB, priority TEXT, type TEXT,
-    subject TEXT, preview TEXT, size INTEGER, flags TEXT, via TEXT, encrypted INTEGER, gap INTEGER,
+    subject TEXT, preview TEXT, size INTEGER, via TEXT, encrypted INTEGER, gap INTEGER,
     receipt INTEGER, key TEXT);
 CREATE INDEX messages_id ON messages(id);
 CREATE VIEW idempotency AS

@@ -155,12 +155,6 @@ def test_f6_a_disguise_inside_the_json_parts_is_one():
     assert found == ("instruction_override", "unicode_encoding_tricks")
 
 
-def test_f6_what_was_proved_to_be_no_words_is_not_judged():
-    written = json.dumps({"signature": OVERRIDE, "text": "Hi"})
-    assert message_flags("Hello", "Hi", None, written, [OVERRIDE]) == ()
-    assert message_flags("Hello", "Hi", None, written, ["Hi"]) == ("instruction_override",)
-
-
 @pytest.mark.parametrize("text", [
     f"{OVERRIDE} {{",
     f'{{"a": 1e999, "b": "{OVERRIDE}"}}',

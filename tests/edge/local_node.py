@@ -92,7 +92,7 @@ class Place:
         rooms = {
             "store": node.store, "agents": node.agents, "contacts": node.contacts,
             "submission": node.submission, "lists": node.lists, "reading": node.reading,
-            "marks": node.marks,
+            "flagging": node.flagging, "marks": node.marks,
             "tracking": node.tracking, "directory": node.directory, "checkup": fakes.checkup(node),
             "status": lambda: {"version": "0"}, "peers": list, "agents_changed": agents_changed,
             "settling": lambda: 0.0, "stop": stop,

@@ -61,6 +61,10 @@ class Whole(Protocol):
     def context(self) -> str | None:
         """A JSON text."""
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Injection flags (core/flagging.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
@@ -303,7 +307,7 @@ class Rendering:
         summary = whole.summary
         return {
             "trust": self._trust(agent, summary, carried),
-            "injection_flags": list(summary.flags),
+            "injection_flags": list(whole.flags),
             "wrapped": False,
             "verified_at": seconds_text(summary.received),
         }

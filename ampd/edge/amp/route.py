@@ -237,7 +237,6 @@ class Sending:
             receipt=post.receipt,
             key=f"amp:{post.key}"[:200] if post.key else "",
             id=native,
-            wordless=(amp_id(native), sender, post.signature, key_hex(account.key)),
         )
         return draft, envelope
 

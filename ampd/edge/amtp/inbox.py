@@ -115,7 +115,7 @@ class Inbox:
         return {
             **self._mail.document(agent, piece),
             "status": summary.state,
-            "security": {"trust": summary.trust, "flags": list(summary.flags)},
+            "security": {"trust": summary.trust, "flags": list(piece.flags)},
         }
 
     async def _mark(self, agent: Agent, shown: list[Summary]) -> None:

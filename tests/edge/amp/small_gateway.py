@@ -259,8 +259,8 @@ def rooms_of(node):
     known = {
         "store": node.store, "agents": node.agents, "contacts": node.contacts,
         "submission": node.submission, "lists": node.lists, "reading": node.reading,
-        "marks": node.marks, "tracking": node.tracking, "directory": node.directory,
-        "agents_changed": agents_changed, "settling": lambda: 0.0,
+        "flagging": node.flagging, "marks": node.marks, "tracking": node.tracking,
+        "directory": node.directory, "agents_changed": agents_changed, "settling": lambda: 0.0,
     }  # fmt: skip
     return Rooms(**{each.name: known.get(each.name) for each in fields(Rooms)})
 
