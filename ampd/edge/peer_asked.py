@@ -1,7 +1,7 @@
 """What the other side of a session asks of this node: handed to the door, and answered.
 
   PA1 Delivers that come while the door is busy with others are one run for it, in their order, so
-      that one work of the store keeps them; each is answered by itself.
+      that one work of the store keeps them, and at most about MAX_RUN; each is answered by itself.
   PA2 What is held back (rule S10 of protocol/session.py) is refused without asking the door.
 
 Not here: when it may be said (protocol/session.py), the bytes (peer_connection.py), what is taken
@@ -17,8 +17,9 @@ from ampd.edge.peer_words import batches, refusal
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope
 from ampd.protocol.events import Accept, Cards, Collect, Deliver, Event, Join, Refuse
-from ampd.protocol.session import WINDOW, Held
+from ampd.protocol.session import Held
 
+MAX_RUN: Final = 64  # words: the store works on them for 30 ms, and others wait
 MAX_ANSWER: Final = 256  # cards in answer to one question; the largest are 4 MiB
 
 log = logging.getLogger("ampd.peer")
@@ -60,7 +61,7 @@ class Asked:
     def take(self, words: Sequence[Deliver]) -> list[Deliver]:
         """Words for the door: they go with a run that waits for its turn there, if there is one;
         else they are a run, which is returned, to be handed to `deliver`."""
-        if self._filling and len(self._filling) + len(words) <= WINDOW:
+        if self._filling and len(self._filling) + len(words) <= MAX_RUN:
             self._filling += words
             return []
         self._filling = list(words)

@@ -62,7 +62,7 @@ from ampd.protocol.events import (
 from ampd.protocol.framing import frame, frames
 
 VERSION: Final = 1
-WINDOW: Final = 64  # one sync of the receiver's journal carries so many
+WINDOW: Final = 256  # several runs (edge/peer_asked.py): one is kept while the next one comes
 WINDOW_BYTES: Final = 4 << 20  # four of the largest default envelopes: what a peer makes us hold
 ENVELOPE_BYTES: Final = (
     1 << 20

@@ -3,7 +3,7 @@
 import trio
 from protocol.harness import BOB, letter
 
-from ampd.edge.peer_asked import Asked
+from ampd.edge.peer_asked import MAX_RUN, Asked
 from ampd.model.message import Delivery
 from ampd.protocol.events import Accept, Deliver
 
@@ -54,3 +54,17 @@ async def test_pa1_what_comes_after_a_run_was_begun_is_another_one():
         await asked.deliver(asked.take(words))
     assert [len(run) for run in door.runs] == [2, 3]
     assert [word.number for word in said] == [1, 2, 3, 4, 5]
+
+
+async def test_pa1_a_run_ends_before_it_holds_up_the_store_for_long():
+    door, said = BusyDoor(), []
+    asked = Asked(door, BOB.public, said.append, lambda: None)
+    words = [Deliver(number, letter(number)) for number in range(1, MAX_RUN + 3)]
+    async with trio.open_nursery() as nursery:
+        for word in words:
+            if run := asked.take([word]):
+                nursery.start_soon(asked.deliver, run)
+                await trio.lowlevel.checkpoint()
+        door.may_begin.set()
+    assert [len(run) for run in door.runs] == [MAX_RUN, 2]
+    assert [word.number for word in said] == [word.number for word in words]

@@ -11,7 +11,7 @@ from ampd.model.errors import Refused, StaleKey, Unavailable
 from ampd.model.message import Delivery
 from ampd.protocol.events import Accept, Deliver, Hello, Ping, Pong, Refuse, WantCards
 from ampd.protocol.handshake import Handshake
-from ampd.protocol.session import Session
+from ampd.protocol.session import WINDOW, Session
 
 
 class Rude:
@@ -159,14 +159,14 @@ async def test_what_nobody_waits_for_any_more_is_not_offered(autojump_clock):
     shelf = Shelf()
     shelf.may_answer = trio.Event()
     async with in_memory(shelf) as (near, _), trio.open_nursery() as nursery:
-        for number in range(64):
+        for number in range(WINDOW):
             nursery.start_soon(near.deliver, letter(number))
         await wait_all_tasks_blocked()
         with trio.move_on_after(1):
-            await near.deliver(letter(64))
+            await near.deliver(letter(WINDOW))
         shelf.may_answer.set()
-        await near.deliver(letter(65))
-    assert letter(64) not in shelf.called and letter(65) in shelf.called
+        await near.deliver(letter(WINDOW + 1))
+    assert letter(WINDOW) not in shelf.called and letter(WINDOW + 1) in shelf.called
 
 
 async def test_after_a_cut_nothing_is_said_any_more(autojump_clock):

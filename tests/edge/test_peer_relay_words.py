@@ -8,6 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery
+from ampd.protocol.session import WINDOW
 
 HERE, RELAY = ("10.0.0.1", 4160), ("10.0.0.2", 4161)
 
@@ -94,7 +95,7 @@ async def test_mail_is_left_with_a_relay_and_pushed_by_it(user, relay, autojump_
 async def test_requests_go_before_a_queue_of_mail(user, relay, autojump_clock):
     relay.door.may_answer = trio.Event()
     async with trio.open_nursery() as nursery:
-        for number in range(200):
+        for number in range(3 * WINDOW):
             nursery.start_soon(user.deliver, BOB.public, letter(number))
         await wait_all_tasks_blocked()
         nursery.start_soon(user.join, BOB.public, b"friend")
@@ -102,8 +103,8 @@ async def test_requests_go_before_a_queue_of_mail(user, relay, autojump_clock):
         relay.door.may_answer.set()
         while not relay.door.members:
             await trio.lowlevel.checkpoint()
-        assert len(relay.door.called) < 200
-    assert len(relay.door.kept) == 200
+        assert len(relay.door.called) < 3 * WINDOW
+    assert len(relay.door.kept) == 3 * WINDOW
 
 
 async def test_a_relay_hears_that_the_last_session_has_ended(user, relay, autojump_clock):

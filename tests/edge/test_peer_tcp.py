@@ -12,6 +12,7 @@ from ampd.edge.peer_calls import CALLS_AT_ONCE
 from ampd.edge.peer_tcp import LONGEST_PAUSE
 from ampd.model.errors import Unavailable
 from ampd.model.message import Delivery
+from ampd.protocol.session import WINDOW
 
 HERE, THERE, ELSEWHERE = ("10.0.0.1", 4160), ("10.0.0.2", 4160), ("10.0.0.3", 4160)
 CAROL = SigningKey(b"c" * 32)
@@ -287,13 +288,13 @@ async def test_what_waits_at_goodbye_goes_over_the_next_session_in_order(
     small.whereabouts.sighted(LARGE.public, [THERE], "mdns")
     await settled()
     large.door.may_answer = trio.Event()
-    letters = [letter(number) for number in range(200)]
+    letters = [letter(number) for number in range(3 * WINDOW)]
     async with trio.open_nursery() as nursery:
         for each in letters:
             nursery.start_soon(small.deliver, LARGE.public, each)
             await trio.lowlevel.checkpoint()
         await wait_all_tasks_blocked()
-        assert len(large.door.called) == 64
+        assert len(large.door.called) == WINDOW
         current(small).retire("a new session takes over")
         await trio.sleep(2)
         large.door.may_answer.set()
