@@ -172,6 +172,7 @@ class Daemon:
                 store, agents, contacts, peers, transfer, handover, relays, bundles, overview,
                 foreign, abroad,
             )  # fmt: skip
+            nursery.start_soon(rooms.flagging.run)
             await self._serve_socket(nursery, rooms)
 
     async def _discover(

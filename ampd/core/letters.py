@@ -9,6 +9,7 @@ from ampd.crypto.keys import open1, seal
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import StorageError
 from ampd.model.message import Envelope, Letter, digest
+from ampd.model.values import value
 from ampd.storage.records import Kept, Queued
 from ampd.storage.store import Store
 
@@ -19,7 +20,7 @@ _WAITING: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Waiting:
     """One row of the outbox."""
 

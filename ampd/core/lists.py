@@ -10,7 +10,7 @@ V4  A message is meant by its number in the mailbox, its id, or a prefix or suff
 import json
 import re
 import sqlite3
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from ampd.core.agents import Agent
@@ -19,6 +19,7 @@ from ampd.core.trust import TRUST, TRUST_JOIN
 from ampd.model.address import MAX_ADDRESS
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import id_text
+from ampd.model.values import value
 from ampd.storage.records import State
 from ampd.storage.store import Store
 
@@ -39,7 +40,7 @@ _BY_THREAD: Final = "messages m CROSS JOIN boxes b ON b.message=m.seq"
 _STATUSES: Final = "(SELECT group_concat(d.status) FROM deliveries d WHERE d.message=m.seq)"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Summary:
     """One line of a list."""
 
@@ -68,7 +69,7 @@ class Summary:
     status: str = ""  # how far it got, of what was sent; "" of what came
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listing:
     """A list, and how much there is in all."""
 
@@ -79,7 +80,7 @@ class Listing:
     messages: tuple[Summary, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Filter:
     """What a list is narrowed to."""
 

@@ -46,6 +46,7 @@ from ampd.core.ports import Run
 from ampd.core.receipts import note_receipt, queue_receipts, receipt_for
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, digest
+from ampd.model.values import value
 from ampd.storage.records import Kept, State
 from ampd.storage.store import Store, Transaction
 
@@ -56,7 +57,7 @@ STRANGERS_BYTES: Final = 512 << 20  # keys cost nothing: this is what a crowd of
 UNSAID: Final = ("expired", "forged")  # refusals that tell an honest sender nothing (B7, B9)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Taken:
     """What came: "message", "known" (it was here before) or "receipt"; and our receipt for it,
     b"" if a carrier brought it."""

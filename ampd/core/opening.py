@@ -8,8 +8,6 @@ large, no JSON), is opened with a `refusal`: its sender can be told (mailbox.py,
 Not here: who may write, what was seen before (mailbox.py), what a receipt does (receipts.py).
 """
 
-from dataclasses import dataclass
-
 from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import read_card
@@ -26,9 +24,10 @@ from ampd.model.message import (
     digest,
     receipts_from_bytes,
 )
+from ampd.model.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Opened:
     """A message that held up."""
 
@@ -41,7 +40,7 @@ class Opened:
     refusal: Refused | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Receipts:
     """Receipts that held up: who signed each, what it says, the signed bytes."""
 

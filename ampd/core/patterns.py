@@ -181,11 +181,12 @@ def found_in(texts: Iterable[str]) -> tuple[str, ...]:
     """The sorted categories found in any of `texts`."""
     found: set[str] = set()
     for text in filter(None, texts):
-        _judge(excerpt(text), found, 0)
+        _judge(excerpt(text), found, 0, {})
     return tuple(sorted(found))
 
 
-def _judge(text: str, found: set[str], depth: int) -> None:
+def _judge(text: str, found: set[str], depth: int, judged: dict[str, int]) -> None:
+    judged[text] = depth
     plain = folded(text)
     blanked = plain.encode().translate(_LOWERED)
     words = blanked.split()
@@ -197,13 +198,18 @@ def _judge(text: str, found: set[str], depth: int) -> None:
     if tricked(text):
         found.add("unicode_encoding_tricks")
     if depth < MAX_DEPTH:
-        _unmask(text, vocabulary, found, depth)
+        _unmask(text, vocabulary, found, depth, judged)
 
 
-def _unmask(text: str, words: frozenset[bytes], found: set[str], depth: int) -> None:
+def _unmask(
+    text: str, words: frozenset[bytes], found: set[str], depth: int, judged: dict[str, int]
+) -> None:
     for reading in readings(text, words):
+        shortened = reading[:MAX_READING]
+        if judged.get(shortened, MAX_DEPTH + 1) <= depth + 1:  # as leet of leet, which is leet
+            continue
         hidden: set[str] = set()
-        _judge(reading[:MAX_READING], hidden, depth + 1)
+        _judge(shortened, hidden, depth + 1, judged)
         if hidden - found:
             found |= hidden | {"instruction_override", "unicode_encoding_tricks"}
 

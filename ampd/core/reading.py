@@ -5,7 +5,6 @@ O2  What is shown was proved against the journal's checksum and keyed chain in t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ampd.core.agents import Agent
 from ampd.core.flagging import Flagging
@@ -13,12 +12,13 @@ from ampd.core.lists import Lists, Summary
 from ampd.core.safety import shown, wrap
 from ampd.model.address import fingerprint
 from ampd.model.errors import StorageError
+from ampd.model.values import value
 from ampd.storage.index import read_signed
 from ampd.storage.records import Kept
 from ampd.storage.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Full:
     """A whole message: the text as sent, and what an assistant may be shown."""
 

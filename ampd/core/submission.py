@@ -14,7 +14,7 @@ U6  An id that the caller gave is that of one message of this agent: sending the
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
@@ -34,6 +34,7 @@ from ampd.model.message import (
     id_text,
     new_id,
 )
+from ampd.model.values import value
 from ampd.storage.index import read_payload
 from ampd.storage.records import Contact, Kept, Queued, State
 from ampd.storage.store import MAX_BATCH, Store, Transaction
@@ -45,7 +46,7 @@ REPEAT_WITHIN: Final = 7 * 86_400_000  # U4
 _MAX_KEY: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Draft:
     """What a local agent wants sent. `payload` and `context` are JSON texts."""
 
@@ -64,7 +65,7 @@ class Draft:
     id: bytes | None = None  # 16 bytes; None: a new one (U6)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SentTo:
     """What became of one recipient's copy."""
 
@@ -74,7 +75,7 @@ class SentTo:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sent:
     """The answer to a submission."""
 

@@ -88,6 +88,7 @@ _TRICKS: Final = re.compile(
 _TAGS: Final = re.compile("[^\U000e0020-\U000e007e]+")
 
 _RUN: Final = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{20,}+={0,6}+")
+_NO_BASE32: Final = re.compile("[^A-Z2-7]")
 _LONG_RUN: Final = 20  # characters: fifteen bytes in base64, too short to say anything
 _PERCENT: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _ESCAPE: Final = re.compile(r"\\(?:u\{?([0-9A-Fa-f]{4,6}+)\}?|x([0-9A-Fa-f]{2})|([0-3][0-7]{2}))")
@@ -255,4 +256,6 @@ def _from_base64(run: str) -> bytes:
 
 def _from_base32(run: str) -> bytes:
     digits = run.rstrip("=").upper()
+    if _NO_BASE32.search(digits):  # looked at first: the library takes ten times as long to say no
+        raise ValueError("not base32")
     return base64.b32decode(digits + "=" * (-len(digits) % 8))

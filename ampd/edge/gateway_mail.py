@@ -10,7 +10,6 @@ Not here: how a message looks in a foreign protocol (amp/rendering.py, amtp/rend
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -20,6 +19,7 @@ from ampd.core.lists import Filter, Summary
 from ampd.edge.methods import Rooms
 from ampd.model.errors import Refused, StorageError
 from ampd.model.message import id_text
+from ampd.model.values import value
 from ampd.storage.index import read_signed
 from ampd.storage.journal import Position
 from ampd.storage.records import Kept, State, from_bytes
@@ -29,7 +29,7 @@ log = logging.getLogger("ampd.gateway")
 PAGE: Final = 100  # messages on a page where nobody says how many
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Piece:
     """One whole message. `payload` and `context` are JSON texts, or None."""
 
@@ -41,7 +41,7 @@ class Piece:
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Page:
     """Some pieces, and where the next page begins."""
 

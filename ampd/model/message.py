@@ -24,13 +24,13 @@ Not here: who may sign (crypto), who is believed (core/mailbox.py).
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Self
 
 from ampd.model.address import Address
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid
 from ampd.model.fields import MAX_INTEGER, Fields
+from ampd.model.values import value
 
 MESSAGE_CONTEXT: Final = "ampd/message/1"
 RECEIPT_CONTEXT: Final = "ampd/receipt/1"
@@ -48,7 +48,7 @@ _MAX_TYPE: Final = 64
 _MIN_LETTER: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recipient:
     """One addressee: who, by which key, and the number of this message for that pair."""
 
@@ -57,7 +57,7 @@ class Recipient:
     order: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """Everything that a reader is shown; all of it is signed."""
 
@@ -139,7 +139,7 @@ def _recipient(item: object) -> Recipient:
     raise Invalid("message: a recipient must be an address, a key and an order number")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Receipt:
     """That a message got to a stage, or why it never will ("refused"), signed by the key it was
     addressed to."""
@@ -204,7 +204,7 @@ def receipts_from_bytes(data: bytes) -> list[bytes]:
     raise Invalid(f"letter: not 1 to {MAX_RECEIPTS} receipts")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Letter:
     """What is inside the seal. `kind` is "message", then `signed` is a COSE_Sign1, or "receipts",
     then it is what `receipts_to_bytes` makes of many."""
@@ -247,7 +247,7 @@ def _bucket(size: int) -> int:
     return (size + mask) & ~mask
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """What travels: sealed bytes for a mailbox, until an expiry."""
 
@@ -278,7 +278,7 @@ class Envelope:
         raise Invalid("an envelope must be a mailbox, an expiry and sealed bytes")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivery:
     """How far an envelope got: `delivered` (with the signed receipt) or `relayed` (b"")."""
 

@@ -23,12 +23,12 @@ A word is a CBOR array (model/encoding.py) that begins with its tag:
 Not here: who may say what, when (session.py).
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from ampd.model.address import check_domain
 from ampd.model.errors import Invalid, ProtocolError
 from ampd.model.message import Envelope
+from ampd.model.values import value
 
 MAX_NUMBER: Final = 1 << 32  # of any word; a session ends long before
 MAX_CARDS: Final = 64  # in one word; with MAX_CARD the word is under 1 MiB + 1 KiB
@@ -46,7 +46,7 @@ EXTENSIONS: Final = range(64, 128)
 STATUSES: Final = ("delivered", "relayed", "joined", "collecting")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hello:
     """Who speaks.
 
@@ -62,24 +62,24 @@ class Hello:
     features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Goodbye:
     """From here on answers only."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ping:
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pong:
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cards:
     """Signed cards: shown unasked (number 0), or in answer to WantCards."""
 
@@ -87,7 +87,7 @@ class Cards:
     cards: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WantCards:
     """The newest cards, please, of these addresses; "@domain" is all of a domain, "" everybody."""
 
@@ -95,13 +95,13 @@ class WantCards:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Deliver:
     number: int
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Accept:
     """The envelope is on the disk of the side that says so; or it does what it was asked to."""
 
@@ -110,7 +110,7 @@ class Accept:
     receipt: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refuse:
     """Nothing was kept or done. `code` says whether it may be offered again (session.py)."""
 
@@ -120,7 +120,7 @@ class Refuse:
     card: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Join:
     """Let me use this relay: here is an invitation."""
 
@@ -128,7 +128,7 @@ class Join:
     token: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Collect:
     """Bring me the mail of these agents, and of no others; their cards name this node."""
 

@@ -38,6 +38,22 @@ class Raw(str):
     __slots__ = ()
 
 
+def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members; ValueError if a name stands twice (J2)."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+_READER: Final = json.JSONDecoder(
+    object_pairs_hook=members, parse_int=Number, parse_float=Number, parse_constant=_no_number
+)
+
 # A tree of None, bool, str, Number, lists and dicts; for write() also Raw, int and float.
 Value = Any
 
@@ -46,13 +62,7 @@ def parse(text: str | bytes, depth: int = MAX_DEPTH) -> Value:
     """The values of a JSON text, or Invalid (J2)."""
     try:
         words = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(
-            words,
-            object_pairs_hook=members,
-            parse_int=Number,
-            parse_float=Number,
-            parse_constant=_no_number,
-        )
+        value = _READER.decode(words)
         if "\\u" in words:
             _texts(value).encode("utf-8")
     except (ValueError, RecursionError) as exc:
@@ -99,17 +109,19 @@ def _write(value: Value, sort: bool, text: Any, found: list[str]) -> None:  # no
     if type(value) is str:  # as most are
         found.append(text(value))
         return
+    if isinstance(value, dict):  # a `match` would look for all other kinds first
+        mark = "{"
+        for name in sorted(value) if sort else value:
+            found.append(f"{mark}{text(name)}:")
+            _write(value[name], sort, text, found)
+            mark = ","
+        found.append("}" if value else "{}")
+        return
     match value:
         case Raw() | Number():
             found.append(str(value))
         case str():
             found.append(text(value))
-        case dict():
-            names = sorted(value) if sort else value
-            for place, name in enumerate(names):
-                found.append(f"{',' if place else '{'}{text(name)}:")
-                _write(value[name], sort, text, found)
-            found.append("}" if value else "{}")
         case list() | tuple():
             for place, each in enumerate(value):
                 found.append("," if place else "[")
@@ -129,18 +141,6 @@ def _jq(text: str) -> str:
 
 def _ascii(text: str) -> str:
     return encode_basestring_ascii(text)
-
-
-def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's members; ValueError if a name stands twice (J2)."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number of JSON")
 
 
 def _texts(value: Value) -> str:

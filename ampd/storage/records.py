@@ -23,12 +23,13 @@ R3  The parts of a group count only together. A group that a crash tore is told 
     parts were compacted away by the Void that is written right behind it before anything else.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
 from ampd.model.encoding import decode_own, encode_own
 from ampd.model.errors import Invalid, StorageError
+from ampd.model.values import value
 
 
 class State(IntEnum):
@@ -40,7 +41,7 @@ class State(IntEnum):
     QUARANTINED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Kept:
     kind: ClassVar[int] = 1
     signed: bytes  # the COSE_Sign1 as it came
@@ -54,7 +55,7 @@ class Kept:
     missing: int = -1  # letters of its sender missing right before it; -1: not counted yet
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Queued:
     kind: ClassVar[int] = 2
     what: str  # "message" or "receipt"
@@ -71,7 +72,7 @@ class Queued:
     digest: bytes = b""  # of the signed message inside, as its receipt must name it
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Progress:
     kind: ClassVar[int] = 3
     message: bytes
@@ -84,7 +85,7 @@ class Progress:
     receipt: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Marked:
     kind: ClassVar[int] = 4
     agent: bytes
@@ -93,7 +94,7 @@ class Marked:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Deleted:
     kind: ClassVar[int] = 5
     agent: bytes
@@ -104,7 +105,7 @@ class Deleted:
     digest: bytes = b""  # of the signed bytes: another message with this id is another message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Agent:
     kind: ClassVar[int] = 6
     key: bytes
@@ -116,7 +117,7 @@ class Agent:
     outside: bool = False  # it belongs to somebody who never showed to be of this node
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CardSeen:
     kind: ClassVar[int] = 7
     card: bytes
@@ -124,7 +125,7 @@ class CardSeen:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Contact:
     kind: ClassVar[int] = 8
     address: str
@@ -137,14 +138,14 @@ class Contact:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Epoch:
     kind: ClassVar[int] = 9
     epoch: bytes
     place: bytes  # what tells this copy of the store from another
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Counters:
     kind: ClassVar[int] = 10
     agents: tuple[tuple[bytes, int], ...]  # key, last number
@@ -153,7 +154,7 @@ class Counters:
     gaps: tuple[tuple[bytes, bytes, bytes, int, int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Released:
     kind: ClassVar[int] = 11
     agent: bytes
@@ -162,21 +163,21 @@ class Released:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dropped:
     kind: ClassVar[int] = 12
     item: int
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Void:
     kind: ClassVar[int] = 14
     first: int  # number of the first part, whether it survived or not
     parts: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lost:
     kind: ClassVar[int] = 15
     segment: int
@@ -188,7 +189,7 @@ class Lost:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RelayUsed:
     kind: ClassVar[int] = 16
     uri: str

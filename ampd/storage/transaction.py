@@ -71,6 +71,7 @@ def topics_of(record: Record) -> Iterable[Topic]:
             yield from (("box", box[0]) for box in record.boxes)
             if record.by:
                 yield ("sent", record.by)
+            yield "kept"
         case Queued() | Dropped():
             yield "outbox"
         case Progress():

@@ -20,6 +20,7 @@ Not here: who has an account (edge/amp/accounts.py).
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from ampd.model.address import MAX_ADDRESS, Address
@@ -111,28 +112,7 @@ class Names:
 
     def place(self, text: str, tenant: str = "") -> Place:
         """Where an address leads that an agent of `tenant` wrote; Invalid if it is none."""
-        if "@" in text and "." in text.partition("@")[0]:  # a native name may have dots
-            return self._native(Address.parse(text))
-        address = AmpAddress.parse(text)
-        domain, labels = address.domain, address.labels
-        if len(labels) < 2:
-            return Here(address.name, (domain or tenant or self.home,))
-        if domain in (self.node, self.provider):
-            return Here(address.name, None)
-        if domain.endswith(f".{self.provider}"):
-            path = labels[: -(self.provider.count(".") + 1)]
-            return Here(address.name, path)
-        native = Address.parse(str(address))
-        if len(labels) == 2 and is_local_network(domain):
-            return Nearby(native, Here(address.name, labels[:1]))
-        return Elsewhere(native)
-
-    def _native(self, address: Address) -> Place:
-        if address.domain in (self.node, self.provider):
-            return Here(address.name, None)
-        if address.domain.endswith(f".{self.provider}"):
-            return Here(address.name, (self.home,))
-        return Elsewhere(address)
+        return _place(self, text, tenant)
 
     def address(self, name: str, tenant: str = "", scope: tuple[str, ...] = ()) -> str:
         """The full AMP address of an agent of this node."""
@@ -155,3 +135,30 @@ class Names:
         """What the agent may call itself in what it signs, the likeliest first (AD7)."""
         paths = ((*scope, tenant), (tenant,), (self.home,), (UNTOLD,))
         return tuple(dict.fromkeys(f"{name}@{'.'.join(p)}.{self.provider}" for p in paths))
+
+
+@lru_cache(maxsize=4096)  # correspondents repeat: every message of a page names two
+def _place(names: Names, text: str, tenant: str) -> Place:
+    if "@" in text and "." in text.partition("@")[0]:  # a native name may have dots
+        return _native(names, Address.parse(text))
+    address = AmpAddress.parse(text)
+    domain, labels = address.domain, address.labels
+    if len(labels) < 2:
+        return Here(address.name, (domain or tenant or names.home,))
+    if domain in (names.node, names.provider):
+        return Here(address.name, None)
+    if domain.endswith(f".{names.provider}"):
+        path = labels[: -(names.provider.count(".") + 1)]
+        return Here(address.name, path)
+    native = Address.parse(str(address))
+    if len(labels) == 2 and is_local_network(domain):
+        return Nearby(native, Here(address.name, labels[:1]))
+    return Elsewhere(native)
+
+
+def _native(names: Names, address: Address) -> Place:
+    if address.domain in (names.node, names.provider):
+        return Here(address.name, None)
+    if address.domain.endswith(f".{names.provider}"):
+        return Here(address.name, (names.home,))
+    return Elsewhere(address)
