@@ -30,7 +30,7 @@ import stat
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ import appdirs
 
 from ampd import amtp_variables
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.settings import (
     Discovery,
     Gateway,
@@ -67,7 +68,7 @@ _SHAPES: Final[dict[type, str]] = {
 _Values = dict[tuple[str, str], object]  # (section, key) -> what the daemon uses
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Paths:
     """Where the files lie."""
 
@@ -101,7 +102,7 @@ class Paths:
         return path
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Config:
     """Every setting, one section a field, and the paths."""
 

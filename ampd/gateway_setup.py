@@ -12,7 +12,6 @@ Not here: what the gateway does (edge/gateway.py).
 
 import logging
 import socket
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +27,7 @@ from ampd.edge.lasting import lasting
 from ampd.edge.methods import Rooms
 from ampd.edge.open_files import raise_limit
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.settings import Endpoint
 from ampd.storage.registry import Registry
 
@@ -40,7 +40,7 @@ PROTOCOLS: Final = ("amp", "amtp")
 _SWEEP_EVERY: Final = 3600.0  # seconds: what has expired is not shown anyway
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Opened:
     """Where a running gateway is."""
 

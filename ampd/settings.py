@@ -12,7 +12,7 @@ import re
 import reprlib
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ampd.model.address import NodeUri, RelayUri, check_domain
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 
 Endpoint = tuple[str, int]  # (host, port), as socket.bind takes it; port 0: the system picks one
 
@@ -200,14 +201,14 @@ def _setting(default: object, read: Callable[[Any], object], items: type = str) 
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Node:
     """Who this node is."""
 
     domain: str = _setting("", _node_domain)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Peer:
     """Sessions with other nodes."""
 
@@ -215,7 +216,7 @@ class Peer:
     static: tuple[NodeUri, ...] = _setting([], _nodes)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Discovery:
     """How nodes on this network are found."""
 
@@ -223,21 +224,21 @@ class Discovery:
     interfaces: tuple[str, ...] = _setting([], _names)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Relay:
     """Who keeps mail for us while we are away, tried in order."""
 
     servers: tuple[RelayUri, ...] = _setting([], _relays)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Policy:
     """What becomes of mail from somebody new."""
 
     unknown_senders: str = _setting("accept", _one_of("accept", "quarantine", "reject"))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Gateway:
     """The HTTP interfaces for AMP and AMTP."""
 
@@ -266,21 +267,21 @@ class Gateway:
     mirror: bool = _setting(False, bool)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """What one message may take."""
 
     message_bytes: int = _setting(524288, _message_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Metrics:
     """Figures for Prometheus, and /healthz and /readyz, over HTTP."""
 
     listen: Endpoint | None = _setting("", read_endpoint)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Log:
     """How much is logged, and in which form."""
 

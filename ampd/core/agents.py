@@ -12,7 +12,7 @@ A5  An agent that somebody made who never showed to be of this node (`outside`: 
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from ampd.crypto.keys import OpeningKey, SigningKey, open1
 from ampd.model.address import Address, check_name
 from ampd.model.card import CARD_CONTEXT, Card
 from ampd.model.errors import AmpdError, Invalid, Refused, StorageError
+from ampd.model.values import value
 from ampd.storage.records import Agent as AgentRecord
 from ampd.storage.store import Store
 
@@ -35,7 +36,7 @@ RESERVED: Final = frozenset({"ampd"})  # the node itself writes under this name
 log = logging.getLogger("ampd.agents")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Agent:
     """One agent of this node."""
 
@@ -53,7 +54,7 @@ class Agent:
         return self.keys.signing.public
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Profile:
     """What an agent says of itself; None leaves it as it is."""
 

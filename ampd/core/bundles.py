@@ -20,6 +20,7 @@ from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, Refused, StorageError, Unavailable
 from ampd.model.fields import Fields
 from ampd.model.message import MAX_ENVELOPE, Envelope
+from ampd.model.values import value
 from ampd.storage.records import Queued
 from ampd.storage.store import Store
 
@@ -27,7 +28,7 @@ PAGE_BYTES: Final = 2 << 20  # a quarter of what one line of the socket may hold
 _LARGEST: Final = 2 * MAX_ENVELOPE
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Page:
     """Some items of a bundle, and where to go on (0: it was the last)."""
 

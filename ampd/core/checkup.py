@@ -25,6 +25,7 @@ from ampd.crypto.keys import open1
 from ampd.model.card import CARD_CONTEXT
 from ampd.model.errors import AmpdError
 from ampd.model.message import MESSAGE_CONTEXT, Message, id_text
+from ampd.model.values import value
 from ampd.storage import index as indexes
 from ampd.storage.cleaning import counters
 from ampd.storage.index import Index
@@ -60,7 +61,7 @@ _TABLES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fault:
     """One thing that is wrong. `segment` 0 means the index."""
 
@@ -71,7 +72,7 @@ class Fault:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CheckReport:
     """What was found; `ok` says how things are now, so after a repair.
 

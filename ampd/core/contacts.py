@@ -22,7 +22,6 @@ An address and a key together are a contact. Its `state`:
 import difflib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -32,6 +31,7 @@ from ampd.crypto.keys import check_public, check_sealing, open1
 from ampd.model.address import Address, ContactLink, NodeUri, check_name, fingerprint
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Invalid, Refused
+from ampd.model.values import value
 from ampd.storage.records import CardSeen, Contact, Released
 from ampd.storage.store import Store, Transaction
 from ampd.storage.view import Reader
@@ -41,7 +41,7 @@ MAX_CARDS: Final = 1000  # of one node; the rest is passed over
 FOREIGN_SOURCES: Final = ("amp", "amtp", "provider")  # of contacts without a key of their own
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """Somebody to send to."""
 

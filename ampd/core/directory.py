@@ -1,16 +1,16 @@
 """Who can be written to: the agents of this node, and all whose card is known."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ampd.core.agents import Agents
 from ampd.core.trust import known_of
 from ampd.model.card import Card
+from ampd.model.values import value
 from ampd.storage.index import read_payload
 from ampd.storage.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listed:
     """One agent that can be written to."""
 

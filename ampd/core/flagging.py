@@ -26,6 +26,7 @@ from ampd.storage.store import Store
 LATEST: Final = 20_000  # messages: 3 MiB
 QUIET: Final = 1.0  # seconds
 LOOK_BACK: Final = 1000  # records: at the start, for the lists that will be asked for first
+_PAUSE: Final = 0.003  # seconds between two: whoever asks for something does not notice
 _AT_ONCE: Final = 20  # messages judged before others get their turn: about 4 ms
 
 Flags = tuple[str, ...]
@@ -48,7 +49,7 @@ class Flagging:
             while not kept.is_set() and (following := self._after(done)):
                 done = following
                 self._flags(following)
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(_PAUSE)
             await kept.wait()
 
     def _after(self, seq: int) -> int:

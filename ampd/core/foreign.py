@@ -20,7 +20,7 @@ Not here: what a proof is (edge/amp, edge/amtp), how mail gets out (abroad.py).
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -40,6 +40,7 @@ from ampd.model.message import (
     Message,
     Recipient,
 )
+from ampd.model.values import value
 from ampd.storage.index import read_payload
 from ampd.storage.records import Contact, Kept, State
 from ampd.storage.store import MAX_BATCH, Store, Transaction
@@ -50,7 +51,7 @@ _MAX_TYPE: Final = 64
 _MAX_NOTE: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Incoming:
     """A message that came by a foreign protocol. `payload` and `context` are JSON texts.
 

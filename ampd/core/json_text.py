@@ -7,7 +7,7 @@ held to it when they are sent and when they arrive, requests of local programs w
 
 import json
 import math
-from typing import Any
+from typing import Any, Final
 
 from ampd.model.errors import Invalid
 from ampd.protocol.raw_json import MAX_DEPTH, check_depth, members
@@ -26,9 +26,7 @@ def to_text(value: object) -> str:
 def to_value(text: str, depth: int = MAX_DEPTH) -> Any:
     """What a JSON text says, or Invalid."""
     try:
-        value = json.loads(
-            text, object_pairs_hook=members, parse_float=_number, parse_constant=_number
-        )
+        value = _READER.decode(text)
     except (ValueError, RecursionError) as exc:
         raise Invalid(f"not JSON: {exc}") from None
     check_depth(text, value, depth)
@@ -40,3 +38,8 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("a number that is not finite")
     return value
+
+
+_READER: Final = json.JSONDecoder(
+    object_pairs_hook=members, parse_float=_number, parse_constant=_number
+)

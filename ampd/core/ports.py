@@ -1,7 +1,6 @@
 """What the rooms of the core ask of those above, as types: no room above is imported here."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -10,9 +9,10 @@ from ampd.core.agents import Agent
 from ampd.model.address import Address
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, Message
+from ampd.model.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Run:
     """Envelopes that came together, and who waits for what becomes of each, by its place.
 
@@ -100,7 +100,7 @@ class Carrier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parcel:
     """One message for one recipient of a foreign protocol."""
 

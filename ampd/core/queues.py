@@ -9,11 +9,12 @@ Receipts are not counted: nobody waits for them to leave. One look at the outbox
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from ampd.core.contacts import read_card
 from ampd.model.address import NodeUri
+from ampd.model.values import value
 from ampd.storage.store import Store
 
 _BY_RECIPIENT: Final = (
@@ -24,7 +25,7 @@ _BY_RECIPIENT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Queue:
     """Messages that wait: how many, and since when (milliseconds since 1970; 0 if none)."""
 
@@ -37,7 +38,7 @@ class Queue:
         return Queue(self.count + other.count, oldest)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Queues:
     """All that wait, by the key of the node or relay."""
 

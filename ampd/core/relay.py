@@ -37,6 +37,7 @@ from ampd.crypto.keys import open1
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, digest
+from ampd.model.values import value
 from ampd.storage.relay_store.port import RETRY_MAILBOX, Full, Held, Limits, RelayStore
 
 AT_ONCE: Final = 32  # envelopes under way to one collector: half a session's window
@@ -82,7 +83,7 @@ class _Collector:
             scope.cancel()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Allowance:
     """Who may use this relay besides those that hold an invitation (E1)."""
 

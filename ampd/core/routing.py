@@ -5,12 +5,11 @@
 A relay will be a second kind of way, after a head start for the direct one (wire: "Delivery").
 """
 
-from dataclasses import dataclass
-
 from ampd.model.card import Card
+from ampd.model.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Direct:
     """To a node of the recipient itself."""
 

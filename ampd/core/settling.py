@@ -16,11 +16,12 @@ from ampd.core.letters import Waiting
 from ampd.core.receipts import note_believed
 from ampd.model.errors import AmpdError, StorageError
 from ampd.model.message import Receipt
+from ampd.model.values import value
 from ampd.storage.records import Dropped
 from ampd.storage.store import Store, Transaction
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settled:
     """A letter that was taken, and what its recipient signed; None for a letter with a receipt."""
 

@@ -7,7 +7,6 @@ import base64
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
@@ -17,6 +16,7 @@ from ampd.core.receipts import receipt_for
 from ampd.core.submission import overall
 from ampd.model.errors import Refused
 from ampd.model.message import Message, id_text
+from ampd.model.values import value
 from ampd.storage.index import read_payload
 from ampd.storage.records import Kept
 from ampd.storage.store import Store
@@ -29,7 +29,7 @@ _STAGES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DeliveryState:
     """One recipient's copy."""
 
@@ -43,7 +43,7 @@ class DeliveryState:
     read_at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Proof:
     """A receipt that can be shown to a third party."""
 
@@ -58,7 +58,7 @@ class Proof:
         return base64.b64encode(self.receipt).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Step:
     """One step in the life of a message."""
 

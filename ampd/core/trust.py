@@ -2,9 +2,9 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass
 from typing import Final
 
+from ampd.model.values import value
 from ampd.storage.view import Reader
 
 # How the index tells trust, for any query that has messages as m.
@@ -18,7 +18,7 @@ TRUST: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Known:
     """One contact, as the user sees it."""
 

@@ -19,7 +19,6 @@ weekly, destroyed five weeks after their end).
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -28,13 +27,14 @@ from ampd.model.card import mailbox_of
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, StorageError
 from ampd.model.fields import Fields
+from ampd.model.values import value
 
 MAX_INBOX_KEYS: Final = 16
 _MAX_FILE: Final = 8192
 _Keys = TypeVar("_Keys")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InboxKey:
     """An X25519 key that mail is sealed to until `until` (milliseconds)."""
 
@@ -42,7 +42,7 @@ class InboxKey:
     until: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AgentKeys:
     """All the secrets of one agent."""
 

@@ -4,10 +4,12 @@ Not here: where the settings come from (daemon.py reads them from config.py); th
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from ampd.model.values import value
 
 if TYPE_CHECKING:
     from ampd.core.foreign import Foreign
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayValues:
     """The settings of [gateway], and what belongs to them; config.toml's comments say what each is.
 
@@ -55,7 +57,7 @@ class GatewayValues:
     message_bytes: int = 524288
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shared:
     """What both services use."""
 

@@ -4,11 +4,11 @@ https://www.jsonrpc.org/specification; the JSON itself is held to core/json_text
 a connection does with a request (connection.py), what a method does (methods.py).
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core import json_text
 from ampd.model.errors import AmpdError, Invalid
+from ampd.model.values import value
 from ampd.protocol.local import APPLICATION_ERROR, INVALID_PARAMS, INVALID_REQUEST
 from ampd.protocol.raw_json import MAX_DEPTH
 
@@ -17,7 +17,7 @@ Answer = dict[str, Any]
 _DEPTH: Final = MAX_DEPTH + 4  # a payload at its limit, in a request, in a batch
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """One request, or notification, whose form is right."""
 

@@ -49,6 +49,7 @@ from ampd.core.whereabouts import MAX_ENDPOINTS, Endpoint, Whereabouts
 from ampd.edge.network import HostAddress, Moment, NetworkWatch, choose, nearest_first
 from ampd.model.address import key_from_text, key_text
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 
 SERVICE: Final = "_amp._tcp.local."
 VERSION: Final = b"1"
@@ -79,7 +80,7 @@ _NAME: Final = re.compile(r"([a-z2-7]{52})\._amp\._tcp\.local\.")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MdnsStatus:
     """What `amp status` and `amp doctor` say about it."""
 

@@ -39,6 +39,7 @@ from ampd.edge.provider_methods import ProviderMethods, Providers
 from ampd.edge.relay_methods import RelayMethods
 from ampd.model.errors import AmpdError, Invalid, Refused
 from ampd.model.message import id_from_text
+from ampd.model.values import value
 from ampd.protocol.local import PROTOCOL
 from ampd.storage.records import State
 from ampd.storage.store import Store
@@ -74,7 +75,7 @@ class Caller:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rooms:
     """The rooms of the core that methods call."""
 

@@ -32,6 +32,8 @@ from typing import Final
 import ifaddr
 import trio
 
+from ampd.model.values import value
+
 LOOK_EVERY: Final = 2.0  # seconds; one look costs about 0.5 ms
 # A tick that comes this much late was not a busy machine: half of what a peer waits for us.
 GAP: Final = 10.0  # seconds
@@ -80,7 +82,7 @@ class HostAddress:
         return ipaddress.ip_address(bare) in network
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Moment:
     """The network at one time. Two moments differ when something has to be done."""
 
@@ -93,7 +95,7 @@ class Moment:
         return all(address.loopback for address in self.addresses)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Clocks:
     """The three clocks of one look, in seconds."""
 

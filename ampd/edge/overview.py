@@ -1,7 +1,6 @@
 """The `status` document: how this node is, and what its owner should know."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
@@ -14,10 +13,11 @@ from ampd.edge.documents import Document
 from ampd.edge.mdns import Mdns
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import fingerprint, key_text
+from ampd.model.values import value
 from ampd.storage.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Overview:
     """Makes the `status` document from what the rooms know."""
 

@@ -10,13 +10,14 @@ An address of IPv6 is a /64. Not here: handshakes (peer_sockets.py, HalfOpen).
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from ampd.model.values import value
 
 MAX_HELD: Final = 64 << 20  # bytes; 16 full windows, and 1/16 of the smallest board with 1 GiB
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """How many sessions there may be (M2). A relay serves strangers: it sets more."""
 

@@ -3,7 +3,7 @@
 Not here: where a node might be (core/whereabouts.py), what to do about it (peer_tcp.py).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import trio
@@ -14,12 +14,13 @@ from ampd.edge.peer_budget import Limits
 from ampd.edge.peer_connection import PeerConnection
 from ampd.edge.peer_offers import Offers
 from ampd.edge.peer_sockets import Endpoint, endpoint_text
+from ampd.model.values import value
 from ampd.protocol.session import ENVELOPE_BYTES
 
 MAX_INBOUND: Final = 256  # nodes that are remembered only because they called us
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LocalNode:
     """What this node says of itself. `listen` is HOST:PORT, or "" to be called by nobody."""
 
@@ -31,7 +32,7 @@ class LocalNode:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PeerState:
     """A line of the `peers` document. Times are milliseconds since 1970."""
 

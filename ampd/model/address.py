@@ -21,6 +21,7 @@ from typing import Final, Self
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 
 MAX_ADDRESS: Final = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
@@ -122,7 +123,7 @@ def fingerprint(key: bytes) -> str:
     return f"SHA256:{digest.rstrip('=')}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NodeUri:
     """Where a node listens, and the key it must prove: `amp://KEY@HOST:PORT`."""
 
@@ -160,7 +161,7 @@ def _host(text: str) -> str:
     return host.compressed + percent + zone
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RelayUri:
     """A relay, with the invitation to it: `amp://KEY@HOST:PORT?invite=TOKEN`."""
 
@@ -191,7 +192,7 @@ def _token(text: str) -> bytes:
     return token
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ContactLink:
     """Who somebody is and where to reach them: `amp://KEY/ADDRESS?relay=URI`."""
 

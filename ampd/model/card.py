@@ -10,13 +10,13 @@ Its bytes are the payload of a COSE_Sign1 by the agent's own key, external_aad "
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final, Self
 
 from ampd.model.address import Address, NodeUri
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid
 from ampd.model.fields import Fields, texts
+from ampd.model.values import value
 
 CARD_CONTEXT: Final = "ampd/card/1"
 MAX_CARD: Final = 16384  # bytes, signed: a few times the largest sensible one
@@ -25,7 +25,7 @@ MAX_DESCRIPTION: Final = 1024
 MAX_CAPABILITIES: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Card:
     """What one agent says of itself."""
 

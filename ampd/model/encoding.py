@@ -62,6 +62,13 @@ def decode(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
         raise Invalid(f"not the CBOR of this protocol: {exc}") from None
 
 
+def encode_in_order(value: Value) -> bytes:
+    """The same as `encode`, a third of the time: for maps whose names are written in the order of
+    E2 (shorter ones first, then by letters), and members that are known to be within the profile.
+    """
+    return encode_own(value)
+
+
 def encode_own(value: Value) -> bytes:
     """CBOR for `decode_own`, of values that are known to be within the profile, or Invalid."""
     try:
@@ -105,7 +112,10 @@ def _survey(data: bytes) -> None:
         if _BYTE_STRING <= first < _ARRAY:
             at += argument
         if keys and left & 1:
-            last = _after(last, data[start:at])
+            key = data[start:at]
+            if key <= last or not _TEXT_STRING <= first < _ARRAY:
+                raise _no_key(first)
+            last = key
         elif _ARRAY <= first < _NO_VALUE:
             around.append((left, keys, last))
             left, keys, last = argument, first >= _MAP, b""
@@ -125,13 +135,11 @@ def _too_much(items: int, data: bytes) -> Invalid:
     return Invalid(f"CBOR nested deeper than {MAX_DEPTH}")
 
 
-def _after(last: bytes, key: bytes) -> bytes:
-    """`key`, a spelled map key, if it may come after `last` (RFC 8949, section 4.2.1)."""
-    if not _TEXT_STRING <= key[0] < _ARRAY:
-        raise Invalid("a map key that is not text")
-    if key <= last:
-        raise Invalid("map keys that are not in their one order, or twice the same")
-    return key
+def _no_key(first: int) -> Invalid:
+    """Why what begins so is no map key here (RFC 8949, section 4.2.1)."""
+    if _TEXT_STRING <= first < _ARRAY:
+        return Invalid("map keys that are not in their one order, or twice the same")
+    return Invalid("a map key that is not text")
 
 
 def _head(data: bytes, at: int, first: int) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from ampd.model.address import Address
-from ampd.model.encoding import decode, encode
+from ampd.model.encoding import decode, encode, encode_in_order
 from ampd.model.errors import Invalid
 from ampd.model.fields import MAX_INTEGER, Fields
 from ampd.model.values import value
@@ -79,24 +79,24 @@ class Message:
 
     def to_bytes(self) -> bytes:
         """The bytes that are signed."""
-        return encode(
+        return encode_in_order(
             {
                 "v": 1,
                 "id": self.id,
-                "from": str(self.sender),
-                "to": [[str(to.address), to.key, to.order] for to in self.to],
-                "epoch": self.epoch,
-                "sent": self.sent,
-                "expires": self.expires,
-                "thread": self.thread,
                 "re": self.in_reply_to,
-                "priority": self.priority,
-                "type": self.type,
-                "subject": self.subject,
+                "to": [[str(to.address), to.key, to.order] for to in self.to],
                 "body": self.body,
-                "payload": self.payload,
+                "from": str(self.sender),
+                "sent": self.sent,
+                "type": self.type,
+                "epoch": self.epoch,
+                "thread": self.thread,
                 "context": self.context,
+                "expires": self.expires,
+                "payload": self.payload,
                 "receipt": self.receipt,
+                "subject": self.subject,
+                "priority": self.priority,
             }
         )
 
@@ -131,9 +131,12 @@ class Message:
 
 
 def _recipient(item: object) -> Recipient:
-    match item:
-        case [str(address), bytes(key), int(order)] if (
-            len(key) == 32 and type(order) is int and 0 < order <= MAX_INTEGER
+    if type(item) is list and len(item) == 3:
+        address, key, order = item
+        if (
+            (type(address) is str and type(key) is bytes and type(order) is int)
+            and len(key) == 32
+            and 0 < order <= MAX_INTEGER
         ):
             return Recipient(Address.from_wire(address), key, order)
     raise Invalid("message: a recipient must be an address, a key and an order number")
@@ -154,16 +157,16 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """The bytes that are signed."""
-        return encode(
+        return encode_in_order(
             {
                 "v": 1,
-                "id": self.message,
-                "digest": self.digest,
-                "recipient": str(self.recipient),
-                "sender": str(self.sender),
-                "stage": self.stage,
                 "at": self.at,
+                "id": self.message,
+                "stage": self.stage,
+                "digest": self.digest,
                 "reason": self.reason,
+                "sender": str(self.sender),
+                "recipient": str(self.recipient),
             }
         )
 
@@ -215,7 +218,9 @@ class Letter:
 
     def to_bytes(self) -> bytes:
         """Length, content, zeros up to the bucket (M4)."""
-        content = encode({"v": 1, "kind": self.kind, "signed": self.signed, "card": self.card})
+        content = encode_in_order(
+            {"v": 1, "card": self.card, "kind": self.kind, "signed": self.signed}
+        )
         size = 4 + len(content)
         return len(content).to_bytes(4, "big") + content + bytes(_bucket(size) - size)
 

@@ -5,8 +5,9 @@ to carry any JSON. So what passes through is never parsed into floats and printe
 tokens here (`1E+5`, `0.10`, `-0`), and come out as they came in.
 
   J1  parse() and write() give back the same values, in the same order, with the same number tokens.
-  J2  Refused are names that stand twice in one object, lone surrogates, NaN and infinities, and
-      nesting deeper than MAX_DEPTH (I-JSON, RFC 7493): two readers could not agree on them.
+  J2  Refused are names that stand twice in one object, lone surrogates, NaN, infinities and numbers
+      that no reader can hold, and nesting deeper than MAX_DEPTH (I-JSON, RFC 7493): two readers
+      could not agree on them.
   J3  write() is compact, and escapes what `jq` escapes and nothing else: quotation mark, backslash,
       U+0000 to U+001F (with the short forms of RFC 8259, section 7) and U+007F.
   J4  A Raw is spliced in as it is: whoever makes one has it from write() or proved it by parse().
@@ -22,7 +23,8 @@ from typing import Any, Final, NoReturn, cast
 from ampd.model.errors import Invalid
 
 MAX_DEPTH: Final = 100  # Python's own reader gives up near 1000, and sooner when called deep down
-_MAX_DIGITS: Final = 400  # more than any float has; int() itself gives up at 4,300
+_MAX_DIGITS: Final = 400  # more than any float has
+_MOST_DIGITS: Final = 4300  # of an integer: there int() itself gives up
 _WORDS: Final = {None: "null", True: "true", False: "false"}
 
 
@@ -50,8 +52,20 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number of JSON")
 
 
+def _whole(token: str) -> Number:
+    if len(token) > _MOST_DIGITS:
+        raise ValueError("a number that nobody can hold")
+    return Number(token)
+
+
+def _fraction(token: str) -> Number:
+    if math.isinf(float(token)):
+        raise ValueError("a number that is not finite")
+    return Number(token)
+
+
 _READER: Final = json.JSONDecoder(
-    object_pairs_hook=members, parse_int=Number, parse_float=Number, parse_constant=_no_number
+    object_pairs_hook=members, parse_int=_whole, parse_float=_fraction, parse_constant=_no_number
 )
 
 # A tree of None, bool, str, Number, lists and dicts; for write() also Raw, int and float.
@@ -158,7 +172,7 @@ def _texts(value: Value) -> str:
     return "".join(found)
 
 
-def check_depth(text: str, value: Value, depth: int) -> None:
+def check_depth(text: str, value: Value, depth: int = MAX_DEPTH) -> None:
     """Invalid if the value that `text` says is nested deeper than `depth` (J2)."""
     if text.count("[") + text.count("{") <= depth:
         return

@@ -23,12 +23,12 @@ be gone. The last segment is ended for that, if need be. At most ROUND segments 
 
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import trio
 
+from ampd.model.values import value
 from ampd.storage.groups import counted
 from ampd.storage.journal import WORTH_IT
 from ampd.storage.records import (
@@ -58,7 +58,7 @@ Write = Callable[[Callable[[Transaction], Any]], Awaitable[Any]]
 Chore = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dead:
     """What is dead in one segment, and the marks as seen that end with it."""
 

@@ -28,13 +28,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
 from ampd.model.errors import Invalid, StorageError
+from ampd.model.values import value
 from ampd.storage.disk import Disk
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ _SCHEMA: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One thing that is remembered; `at` is when it was put there."""
 

@@ -30,6 +30,7 @@ import trio
 from ampd.model.errors import AmpdError, StorageError
 from ampd.storage import cleaning
 from ampd.storage.disk import Disk
+from ampd.storage.gathering import Gathering
 from ampd.storage.groups import Entry, counted
 from ampd.storage.index import connect
 from ampd.storage.journal import Journal, Position
@@ -88,6 +89,7 @@ class Store:
         between the journal and the disk.
         """
         self._queue: queue.SimpleQueue[_Asked | _Chore | None] = queue.SimpleQueue()
+        self._gathering: Gathering[_Asked] = Gathering(self._queue.put)
         self._waiters: dict[Topic, trio.Event] = {}
         self._rebuilding = False
         self._ended = False
@@ -119,6 +121,7 @@ class Store:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve `write` until cancelled; what was handed in before is finished."""
         self._token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.add_instrument(self._gathering)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._thread)
@@ -126,8 +129,10 @@ class Store:
                 try:
                     await trio.sleep_forever()
                 finally:
+                    self._gathering.hand_over()
                     self._queue.put(None)
         finally:
+            trio.lowlevel.remove_instrument(self._gathering)
             self._refuse_the_rest()
 
     async def _thread(self) -> None:
@@ -137,6 +142,7 @@ class Store:
     def _refuse_the_rest(self) -> None:
         """T6."""
         self._ended = True
+        self._gathering.hand_over()
         while not self._queue.empty():
             left = self._queue.get_nowait()
             if left is not None and left.task is not None:
@@ -150,13 +156,14 @@ class Store:
         """
         if self._ended:
             raise _ended()
-        self._queue.put(_Asked(run, urgent=urgent))
+        self._gathering.add(_Asked(run, urgent=urgent))
         result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_stop)
         return result
 
     async def _chore(self, run: Callable[[], T]) -> T:
         if self._ended:
             raise _ended()
+        self._gathering.hand_over()
         self._queue.put(_Chore(run, trio.lowlevel.current_task()))
         result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_stop)
         return result

@@ -14,9 +14,9 @@ Not here: what becomes of the damage (journal.py, recovery.py).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ampd.model.errors import StorageError
+from ampd.model.values import value
 from ampd.storage.frames import (
     HEADER_SIZE,
     VERSION,
@@ -33,7 +33,7 @@ FOREIGN = "the segment's header belongs to other numbers"
 OVERLAP = "a record has a number of the next segment"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Position:
     """Where a frame starts: the first number of its segment, and the byte in it."""
 
@@ -41,7 +41,7 @@ class Position:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Record:
     """A payload, its number, and where it lies."""
 
@@ -50,7 +50,7 @@ class Record:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Checkpoint:
     """The state of a journal: its last record, where the next one goes, the chain value."""
 
@@ -59,7 +59,7 @@ class Checkpoint:
     chain: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Damage:
     """Bytes that prove nothing, and the records that were lost with them.
 
@@ -75,7 +75,7 @@ class Damage:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """What check() found: every byte of every segment was read."""
 

@@ -78,7 +78,9 @@ async def test_g4_what_came_is_judged_once_it_is_quiet(node, alice, judged, mock
         for text in ("abc", "abcd"):
             await wait_all_tasks_blocked()
             mock_clock.jump(flagging.QUIET)
-            await wait_all_tasks_blocked()
+            for _ in text:
+                await wait_all_tasks_blocked()
+                mock_clock.jump(0.1)
             assert "".join(judged) == text
             await node.send(alice, "alice", "d")
         nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ampd.model.errors import Invalid
 from ampd.protocol.raw_json import MAX_DEPTH, Number, Raw, parse, plain, write
 
-TOKENS = ["0", "-0", "-0.0", "1.0", "0.10", "1E+5", "1e400", "12345678901234567890", "0.00001"]
+TOKENS = ["0", "-0", "-0.0", "1.0", "0.10", "1E+5", "1e-400", "12345678901234567890", "0.00001"]
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 trees = st.recursive(
     st.none() | st.booleans() | texts | st.sampled_from(TOKENS).map(Number),
@@ -56,6 +56,9 @@ def test_names_are_sorted_by_code_point_at_every_level_if_asked():
         b"\xff",
         b'"\xed\xa0\x80"',
         "1 2",
+        "1e999",
+        "-1e999",
+        "9" * 5000,
     ],
 )
 def test_j2_what_readers_would_not_agree_on_is_refused(text):
@@ -99,10 +102,9 @@ def test_the_meaning_of_numbers_is_there_for_who_needs_it():
     assert plain(parse('[1,1.5,-2e1,"7",null]')) == [1, 1.5, -20.0, "7", None]
 
 
-@pytest.mark.parametrize("token", ["9" * 1_000_000, "1e999", "-1e999"])
-def test_a_number_that_nobody_can_hold_has_no_meaning(token):
+def test_a_number_that_no_float_can_hold_has_no_meaning():
     with pytest.raises(Invalid):
-        plain(parse(token))
+        plain(parse("9" * 1000))
 
 
 def test_what_is_no_json_is_a_mistake_of_the_caller():

@@ -19,12 +19,13 @@ import functools
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any, Final
 
 from ampd.core.agents import Agent, Agents
 from ampd.crypto.foreign_keys import ForeignKey
 from ampd.model.errors import Refused
+from ampd.model.values import value
 from ampd.protocol.amp.address import Names
 from ampd.protocol.amp.faults import unauthorized
 from ampd.storage.registry import Batch, Registry, Value
@@ -41,7 +42,7 @@ _MADE: Final = 4096  # accounts that are kept as objects: 1 KiB each
 _NO_KEY: Final = "Missing or invalid API key: register with POST /v1/register"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Account:
     """An agent that registered over HTTP; `name` is that of the agent of this node."""
 

@@ -30,7 +30,6 @@ import hmac
 import re
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -44,6 +43,7 @@ from ampd.edge.documents import time_text
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request, Route
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp.faults import Fault, invalid, missing, not_found
 from ampd.protocol.raw_json import Value
@@ -65,7 +65,7 @@ _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _TYPE: Final = re.compile(r"[\w.+-]{1,80}/[\w.+-]{1,80}(?:; ?[\w-]+=[\w.+-]+)?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Announced:
     """What a client says of a file that it will bring."""
 

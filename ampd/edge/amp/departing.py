@@ -8,7 +8,6 @@ DP3  2xx is an answer; what may pass (no answer, 5xx, 408, 425, 429, 421 of a ho
      rest is final. That it has the message already is as good as an answer.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.ports import Parcel
@@ -20,6 +19,7 @@ from ampd.edge.http.client import Reply
 from ampd.edge.methods import Rooms
 from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.model.message import Delivery, id_text
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.envelope import MAX_BODY
@@ -29,7 +29,7 @@ _AGAIN: Final = (408, 421, 425, 429)
 _HAS_IT: Final = ("duplicate", "duplicate_message", "message_exists")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Departing:
     """An envelope, its payload, and the key that signed them."""
 

@@ -18,7 +18,7 @@ import binascii
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ from ampd.edge.gateway_values import Shared
 from ampd.edge.http.addresses import target_of
 from ampd.edge.http.client import Reply
 from ampd.model.errors import Invalid, Refused, Unavailable
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp.address import AmpAddress, is_local_network
 
@@ -40,7 +41,7 @@ _WITHIN: Final = 10.0  # seconds
 _WELL_KNOWN: Final = "/.well-known/agent-messaging.json"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OtherProvider:
     """A provider elsewhere."""
 
@@ -51,7 +52,7 @@ class OtherProvider:
     anywhere: bool = False  # the user named its URL: private addresses are meant
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Known:
     provider: OtherProvider | None
     until: float

@@ -19,7 +19,6 @@ import binascii
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent
@@ -33,6 +32,7 @@ from ampd.edge.amp.outcomes import Outcome
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request
 from ampd.model.errors import AmpdError
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp.address import AmpAddress, is_local_network
 from ampd.protocol.amp.envelope import Post, check_times, read_envelope
@@ -44,7 +44,7 @@ FRESH: Final = 300  # seconds between the two clocks
 log = logging.getLogger("ampd.amp.federation")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Claim:
     """What the headers of a request say."""
 
@@ -135,8 +135,8 @@ class Federation:
         if self._shared.values.federation == "closed":
             raise Fault("provider_not_trusted", 403, "this provider federates with nobody")
         said = {name: request.headers.get(f"x-amp-{name}", "") for name in _HEADERS}
-        for name, value in said.items():
-            if not value:
+        for name, text in said.items():
+            if not text:
                 raise Fault("unauthorized", 401, f"the header X-AMP-{name.title()} is missing")
         provider = said["provider"].lower()
         labels = AmpAddress.parse(f"x@{provider}").labels

@@ -11,7 +11,6 @@ IN5  What is kept once is answered as kept, however often it comes (core/foreign
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agent
@@ -25,6 +24,7 @@ from ampd.edge.amp.rendering import carrying
 from ampd.edge.gateway_values import Shared
 from ampd.model.address import Address
 from ampd.model.errors import Invalid, Refused
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.envelope import Post
@@ -39,7 +39,7 @@ KEYS: Final = "amp.sender_key"  # of external.py, too
 _SEEN: Final = "amp.seen"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Taken:
     """What came in, for whom, and whether it was new."""
 

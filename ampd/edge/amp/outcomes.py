@@ -7,10 +7,11 @@ OC2  Nobody waits longer than WAIT: what comes later is told by receipts (receip
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
 import trio
+
+from ampd.model.values import value
 
 WAIT: Final = 5.0  # seconds: AMP's clients give up after 15
 _REMEMBERED: Final = 4096  # takes that came before somebody asked; each is about 200 bytes
@@ -18,7 +19,7 @@ _REMEMBERED: Final = 4096  # takes that came before somebody asked; each is abou
 Key = tuple[bytes, bytes]  # of the recipient, of the message
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """`status` "delivered" or "queued", `method` as AMP section 05 has it, `at` in milliseconds."""
 

@@ -11,7 +11,7 @@ Not here: HTTP (provider_client.py), when it is asked (external.py), native mail
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any, Final, Self
 
 from ampd.core.ports import Parcel
@@ -20,6 +20,7 @@ from ampd.crypto.foreign_keys import ForeignSigner
 from ampd.edge.amp.rendering import seconds_text
 from ampd.model.address import Address
 from ampd.model.errors import Invalid, Refused
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.address import AmpAddress
@@ -33,7 +34,7 @@ _NO_SUBJECT: Final = "(no subject)"  # AMP wants one
 _TYPES: Final = {"message": "notification"}  # native words that AMP says otherwise
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Registration:
     """An agent's account at a foreign provider. `api_key` is never shown and never logged."""
 

@@ -22,7 +22,6 @@ import functools
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -41,6 +40,7 @@ from ampd.edge.methods import Rooms
 from ampd.edge.open_files import most_agents
 from ampd.model.address import check_name
 from ampd.model.errors import Invalid, Refused, StorageError
+from ampd.model.values import value
 from ampd.protocol.amp.address import AmpAddress, Names
 from ampd.protocol.amp.envelope import EARLY_BY, STALE_AFTER
 from ampd.protocol.amp.faults import Fault, invalid, missing
@@ -59,7 +59,7 @@ _TWO_WORDS: Final = (
 log = logging.getLogger("ampd.amp.registration")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asked:
     """What a registration asks for, checked."""
 

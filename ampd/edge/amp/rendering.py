@@ -14,7 +14,6 @@ AM5  No body over 64 KiB goes to a client, which would lose it: a notice of the 
      that says where the message is.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ampd.core.agents import RESERVED, Agent, Agents
@@ -28,6 +27,7 @@ from ampd.edge.gateway_mail import GatewayMail
 from ampd.model.address import Address
 from ampd.model.errors import Invalid
 from ampd.model.message import id_from_text
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.address import Elsewhere, Here, Names
@@ -66,7 +66,7 @@ class Whole(Protocol):
         """Injection flags (core/flagging.py)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Carried:
     """The AMP message inside a native one."""
 
@@ -80,8 +80,11 @@ def seconds_text(milliseconds: int) -> str:
 
 
 def carrying(envelope: Document, sender_key: str) -> str:
-    """The native context of an AMP message."""
-    return raw_json.write({"amp": {"envelope": envelope, "sender_public_key": sender_key}})
+    """The native context of an AMP message. Invalid if it is nested too deep for others."""
+    context = {"amp": {"envelope": envelope, "sender_public_key": sender_key}}
+    text = raw_json.write(context)
+    raw_json.check_depth(text, context)
+    return text
 
 
 def envelope_of(post: Post, identifier: str, sender: str, thread: str, now: int) -> Document:

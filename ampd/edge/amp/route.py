@@ -13,12 +13,10 @@ Not here: what becomes of it then (transport.py), the checks that need no I/O (p
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
-from ampd.core import json_text
 from ampd.core.agents import Agent
 from ampd.core.submission import LONGEST_EXPIRY, Draft
 from ampd.crypto.keys import random_bytes
@@ -33,6 +31,7 @@ from ampd.edge.gateway_values import Shared
 from ampd.model.address import Address
 from ampd.model.errors import Invalid, Refused
 from ampd.model.message import id_from_text, id_text, new_id
+from ampd.model.values import value
 from ampd.protocol.amp import signing
 from ampd.protocol.amp.address import Elsewhere, Here, Names, Nearby, is_local_network
 from ampd.protocol.amp.envelope import Post, check_times, read_post
@@ -46,7 +45,7 @@ _IN_THREAD: Final = 65_536  # bytes of payload whose hashes take longer than a m
 _AT_ONCE: Final = 2  # texts: the subject plain, and as in tab-separated values
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Whom:
     """Who a message is for: `text` is a native address, `agent` set if it is of this node."""
 
@@ -221,8 +220,6 @@ class Sending:
         envelope = envelope_of(post, identifier, sender, thread, now)
         payload = write(post.payload)
         context = carrying(envelope, key_hex(account.key))
-        for text in (payload, context):
-            json_text.to_value(text)  # numbers that no reader can hold, and the like
         draft = Draft(
             to=(whom.text,),
             subject=post.subject,

@@ -18,7 +18,6 @@ Kinds in the registry: "amtp.agent" by name, "amtp.key" by the hash of a key.
 import hashlib
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from ampd.edge.amtp.admin_keys import AdminKeys
 from ampd.edge.amtp.failures import Failure
 from ampd.edge.http.words import Request
 from ampd.model.errors import Refused
+from ampd.model.values import value
 from ampd.storage.registry import Registry
 
 AGENT: Final = "amtp.agent"
@@ -39,7 +39,7 @@ _PROXIES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Account:
     """What the gateway knows of an agent."""
 
@@ -60,7 +60,7 @@ class Account:
         return self.agent.name
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     """Who asks."""
 

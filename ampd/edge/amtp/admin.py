@@ -15,7 +15,7 @@ Not here: who holds an admin key (accounts.py); schemas of the administrator (tr
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
@@ -31,6 +31,7 @@ from ampd.edge.http.addresses import target_of
 from ampd.edge.http.words import Answer, Request, Route
 from ampd.model.address import check_name
 from ampd.model.errors import Invalid, Refused
+from ampd.model.values import value
 from ampd.protocol import raw_json
 
 _MAKING: Final = "amtp.making"
@@ -44,7 +45,7 @@ CheckPatterns = Callable[[Sequence[object]], None]
 Changed = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wanted:
     """What a registration asks for."""
 

@@ -1,7 +1,6 @@
 """Which messages in a mailbox answer a workflow, and what they say (workflows.py, WF3 and WF4)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.agents import Agent
@@ -11,6 +10,7 @@ from ampd.edge.amtp.workflow_records import MAX_REPLY
 from ampd.edge.gateway_mail import Piece
 from ampd.edge.methods import Rooms
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amtp.coordination import Answered
 
@@ -19,7 +19,7 @@ _BAD: Final = ("workflow_error", "error")
 _NOT_BELIEVED: Final = ("invalid", "key_unavailable")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """An answer, and the ids by one of which it may name its workflow."""
 

@@ -13,7 +13,6 @@ Not here: the look-up of other domains' records (transport.py).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.contacts import FOREIGN_SOURCES
@@ -24,6 +23,7 @@ from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.times import time_text
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request, Route
+from ampd.model.values import value
 
 ACTIVE_FOR: Final = 30 * 86_400_000  # ms, as the draft says
 _TTL: Final = 300_000_000_000  # nanoseconds, as the reference's clients read it
@@ -33,7 +33,7 @@ _FILTERS: Final = ("address", "delivery_mode", "role", "capability", "schema")
 Capabilities = Callable[[str], Awaitable[Mapping[str, Any] | None]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Line:
     """One agent of a list."""
 

@@ -11,11 +11,11 @@ Not here: what the records say (protocol/amtp/dns_record.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from ampd.edge.http.dns import Dns
 from ampd.model.errors import Invalid, Unavailable
+from ampd.model.values import value
 from ampd.protocol.amtp.dns_record import (
     GatewayRecord,
     KeyRecord,
@@ -31,7 +31,7 @@ from ampd.protocol.amtp.dns_record import (
 _PRIVATE: Final = (".local", ".localhost", ".internal", ".home.arpa", ".test", ".invalid")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Known:
     """A gateway, how it was found, and for how many seconds that holds."""
 

@@ -22,10 +22,8 @@ Not here: who may ask (accounts.py), how far a message got (views.py).
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from ampd.core import json_text
 from ampd.core.agents import Agent
 from ampd.core.foreign import Incoming
 from ampd.core.ports import Parcel
@@ -40,6 +38,7 @@ from ampd.edge.http.words import Request
 from ampd.model.address import Address
 from ampd.model.errors import Invalid
 from ampd.model.message import MAX_SUBJECT, PRIORITIES, id_text
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amtp.message import (
     VERSION,
@@ -81,7 +80,7 @@ def dedupe_prefix(key: str) -> str:
     return f"amtp:{key.lower()}:"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Facts:
     """The native parts of a message."""
 
@@ -211,7 +210,7 @@ class Mail:
         return raw_json.write(payload) if "payload" in message and not plain else None
 
     def _context(self, message: Mapping[str, Any]) -> str | None:
-        """What has no place of its own (MA5). Invalid if it cannot travel."""
+        """What has no place of its own (MA5). Invalid if it is nested too deep for others."""
         members = {
             name: message[name]
             for name in _CARRIED
@@ -221,8 +220,9 @@ class Mail:
             members.pop("subject", None)
         if not members and "in_reply_to" not in message:
             return None  # an answer keeps the mark that it came by AMTP (answers.py)
-        text = raw_json.write({_IN_CONTEXT: ordered(members)})
-        json_text.to_value(text)  # nested too deep for others: better refused here than there
+        context = {_IN_CONTEXT: ordered(members)}
+        text = raw_json.write(context)
+        raw_json.check_depth(text, context)
         return text
 
     def _answered(self, agent: Agent | None, text: str) -> tuple[bytes, bytes]:

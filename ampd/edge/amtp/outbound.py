@@ -12,7 +12,6 @@ Not here: when it is tried again (core/abroad.py), what a message looks like (ma
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.ports import Parcel
@@ -23,6 +22,7 @@ from ampd.edge.http.client import HttpClient, Reply
 from ampd.model.address import Address
 from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.model.message import Delivery, id_text
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amtp.domain_signature import sign
 from ampd.storage.registry import Registry
@@ -34,7 +34,7 @@ _KEPT_FOR: Final = 31 * 86_400_000  # ms
 _LONGEST: Final = 300  # characters of another gateway's reason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tries:
     """How often a copy was offered, when first and last (ms), and what was wrong."""
 

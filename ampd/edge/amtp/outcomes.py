@@ -12,7 +12,6 @@ recipient and outcome.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -22,6 +21,7 @@ from ampd.core.tracking import DeliveryState
 from ampd.edge.gateway_values import Shared
 from ampd.model.errors import StorageError, Unavailable
 from ampd.model.message import id_text
+from ampd.model.values import value
 from ampd.storage.registry import Batch
 
 _CURSOR: Final = "amtp.outcome.cursor"
@@ -33,11 +33,11 @@ _EVENTS: Final = {
     "failed": "failed",
     "expired": "failed",
 }
-_GATHER: Final = 0.1  # seconds
+_GATHER: Final = 0.3  # seconds
 _PAUSE: Final = 30.0  # seconds until a disk that failed is asked again
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """One recipient's copy has arrived, or never will."""
 
@@ -183,7 +183,7 @@ class Outcomes:
         _keep(batch, agent, cursor)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Cursor:
     changed: int  # of statuses (tracking.py)
     sent: int  # the number of a message in the journal

@@ -18,7 +18,6 @@ Not here: whether a sender is who it says (verification.py).
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.foreign import Foreign
@@ -30,6 +29,7 @@ from ampd.edge.amtp.schemas import fits
 from ampd.edge.gateway_values import GatewayValues
 from ampd.edge.http.words import Answer, Request, Route
 from ampd.model.address import Address
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.storage.registry import Registry
 
@@ -40,7 +40,7 @@ _RATE: Final = re.compile(r"([1-9][0-9]{0,6})/(second|minute|hour|day)")
 _SECONDS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rule:
     """One rule, as it was checked."""
 

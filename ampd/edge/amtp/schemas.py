@@ -15,7 +15,6 @@ Not here: JSON Schema itself (schema_worker.py), the requests of administrators 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.agents import Agent
@@ -23,6 +22,7 @@ from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.ports import Mail
 from ampd.edge.amtp.schema_process import SchemaProcess
 from ampd.model.errors import Unavailable
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.storage.registry import Registry
 
@@ -34,7 +34,7 @@ _PATTERN: Final = re.compile(r"agntcy:[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]*\*")
 _LONGEST_ID: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SchemaId:
     """A schema's name, in its parts."""
 

@@ -14,7 +14,7 @@ Not here: HTTP (messages.py), senders that live elsewhere (transport.py).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -30,6 +30,7 @@ from ampd.edge.amtp.views import FAILED, REMEMBER, Found, Views, failed_key
 from ampd.edge.gateway_values import Shared
 from ampd.model.errors import Refused
 from ampd.model.message import id_text, new_id
+from ampd.model.values import value
 from ampd.protocol.amtp.message import Message
 from ampd.protocol.amtp.statuses import RecipientStatus
 
@@ -56,7 +57,7 @@ class Workflows(Protocol):
 Find = Callable[[Sequence[str]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What became of a send."""
 
@@ -66,7 +67,7 @@ class Outcome:
     repeated: bool = False  # nothing was sent now
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Targets:
     """The recipients of a send, by what can be done for them."""
 

@@ -18,12 +18,12 @@ Not here: the signature itself (protocol/amtp/domain_signature.py).
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.edge.amtp.failures import Failure
 from ampd.edge.amtp.gateways import Gateways
 from ampd.model.errors import Invalid, Unavailable
+from ampd.model.values import value
 from ampd.protocol.amtp.dns_record import NoKey
 from ampd.protocol.amtp.domain_signature import holds, signature_of
 
@@ -36,7 +36,7 @@ _REFUSED: Final = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Verification:
     """What is known of a sender."""
 

@@ -13,7 +13,6 @@ Not here: whole messages (mail.py); who asks (accounts.py).
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.core.agents import Agent
@@ -25,6 +24,7 @@ from ampd.edge.gateway_values import Shared
 from ampd.model.address import Address
 from ampd.model.errors import Refused
 from ampd.model.message import id_text
+from ampd.model.values import value
 from ampd.protocol.amtp.statuses import RecipientStatus, of_native, overall
 
 FAILED: Final = "amtp.failed"
@@ -37,7 +37,7 @@ STATUSES: Final = (
 Attempts = Callable[[str, str], tuple[int, int, int]]  # of a message and an address abroad
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Found:
     """A message that is here."""
 
@@ -51,7 +51,7 @@ class Found:
     to: tuple[str, ...]  # native
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wanted:
     """What a list is narrowed to; addresses are native."""
 

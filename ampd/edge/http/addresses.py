@@ -13,11 +13,11 @@ this machine or its network can reach (server-side request forgery).
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -36,7 +36,7 @@ _SOUND: Final = re.compile(r"[!-\[\]^-~]+")  # printable ASCII but a backslash; 
 _HOST: Final = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """A URL, taken apart."""
 

@@ -16,7 +16,6 @@ Refused: the URL may not be asked, now or later. Unavailable: it did not answer;
 
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urljoin
 
@@ -27,6 +26,7 @@ import ampd
 from ampd.edge.http.addresses import Target, is_public, target_of
 from ampd.edge.http.dns import Dns
 from ampd.model.errors import Invalid, Refused, Unavailable
+from ampd.model.values import value
 
 _CONNECTIONS: Final = 50  # at once, to all hosts
 _KEPT_OPEN: Final = 10
@@ -35,7 +35,7 @@ _ONE_ADDRESS: Final = 5.0  # seconds for one of several addresses to answer
 _HARMLESS: Final = frozenset(("accept", "content-type", "content-length", "user-agent"))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """What the other server said."""
 
@@ -137,7 +137,7 @@ class HttpClient:
         self._pools.clear()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Request:
     method: str
     target: Target

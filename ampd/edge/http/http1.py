@@ -19,7 +19,6 @@ Not here: sockets, TLS, limits (server.py); what a request means (app.py).
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final, Protocol
@@ -28,6 +27,7 @@ import h11
 import trio
 
 from ampd.edge.http.app import HEAD_BYTES, App
+from ampd.model.values import value
 
 _RECEIVE: Final = 1 << 16  # bytes read at once
 _OF_BODIES: Final = (b"content-length", b"transfer-encoding")
@@ -44,7 +44,7 @@ class Stream(Protocol):
         """All of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ends:
     """The two ends of a connection, as ASGI has them."""
 

@@ -26,7 +26,6 @@ import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +44,7 @@ from ampd.edge.bugs import BugError, contained
 from ampd.edge.http.app import HEAD_BYTES, App
 from ampd.edge.http.http1 import Ends, Heads, Http1
 from ampd.model.errors import Invalid, Unavailable
+from ampd.model.values import value
 
 HEAD_WITHIN: Final = 10.0  # seconds
 SEND_WITHIN: Final = 30.0  # seconds without a byte taken
@@ -56,7 +56,7 @@ _PING_EVERY: Final = 30.0  # seconds, as AI Maestro does
 _BACKLOG: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tls:
     """PEM files."""
 

@@ -8,10 +8,11 @@ Not here: sockets and ASGI (app.py, server.py); which service gets a request (ga
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Protocol
 
 from ampd.model.errors import AmpdError, Invalid, Refused
+from ampd.model.values import value
 from ampd.protocol import raw_json
 
 JSON: Final = "application/json; charset=utf-8"
@@ -44,7 +45,7 @@ class HttpRefused(Refused):
         self.headers: Mapping[str, str] = headers or {}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """One request, read to its end unless its route takes a stream."""
 
@@ -76,7 +77,7 @@ class Request:
             raise Invalid(str(exc), hint=exc.hint, code="json") from None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What the server sends back; it adds Content-Length and what every answer carries."""
 
@@ -126,7 +127,7 @@ class WebSocket(Protocol):
         """End it; before it was accepted: refuse it with 403."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """One method of one path: `/v1/messages/{id}`; a last `{rest:path}` takes all that follows."""
 
@@ -138,7 +139,7 @@ class Route:
     stream: bool = False  # the body is not read before: Request.stream has it, within `limit`
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketRoute:
     """One path at which a WebSocket opens."""
 

@@ -19,12 +19,12 @@ Not here: who has an account (edge/amp/accounts.py).
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
 
 from ampd.model.address import MAX_ADDRESS, Address
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,63}")
 _LABEL: Final = re.compile(r"[a-z0-9-]{1,63}")
@@ -32,7 +32,7 @@ UNTOLD: Final = "default"
 _LOCAL_NETWORKS: Final = ("local", "internal", "localhost")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AmpAddress:
     """An address in lower case; `domain` is "" for a bare name."""
 
@@ -76,7 +76,7 @@ def is_local_network(domain: str) -> bool:
     return domain.lower().rpartition(".")[2] in _LOCAL_NETWORKS
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Here:
     """An agent of this provider; `path` are the labels before the provider, None: any."""
 
@@ -84,7 +84,7 @@ class Here:
     path: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Nearby:
     """Somebody at a name of this network: a native address, else a tenant here (AD5)."""
 
@@ -92,7 +92,7 @@ class Nearby:
     here: Here
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Elsewhere:
     """Somebody of another domain."""
 
@@ -102,7 +102,7 @@ class Elsewhere:
 Place = Here | Nearby | Elsewhere
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Names:
     """The domains of this provider, and what addresses mean to it."""
 

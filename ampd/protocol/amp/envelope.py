@@ -17,10 +17,10 @@
 Not here: who may say `from` (edge/amp/route.py), signatures (signing.py).
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.protocol.amp.faults import Fault, invalid, missing, too_large
 from ampd.protocol.amp.ids import MAX_ID, is_message_id
 from ampd.protocol.amp.signing import MAX_SIGNATURE
@@ -43,7 +43,7 @@ _FLAT: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Post:
     """A message as a client posted it, checked. Texts that were not there are ""."""
 

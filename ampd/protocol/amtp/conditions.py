@@ -17,10 +17,10 @@ Not here: what follows from a condition (coordination.py).
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.protocol import raw_json
 
 _LONGEST: Final = 1000  # characters: a sentence, not a program
@@ -30,7 +30,7 @@ _EQUAL: Final = re.compile(rf"({_KEY})\s*==\s*(.+)")
 _NOTHING: Final = object()  # what a payload without the member has, and no VALUE is
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """What a participant answered: a JSON text, and whether it says that it failed."""
 
@@ -39,7 +39,7 @@ class Reply:
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Condition:
     """What is asked: of whom ("" of any), of which member ("" of the whole text), which value."""
 

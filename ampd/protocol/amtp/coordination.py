@@ -24,10 +24,11 @@ Not here: messages, storage and clocks (edge/amtp/workflows.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amtp.conditions import Reply, condition_of
 
@@ -36,7 +37,7 @@ LONGEST: Final = 30 * 86_400  # seconds: no mail lives longer than 30 days here
 _OVER: Final = frozenset(("completed", "failed", "timeout"))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Branch:
     """One condition, and who is asked if it is met or not."""
 
@@ -45,7 +46,7 @@ class Branch:
     otherwise: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Plan:
     """What a message's `coordination` asks for."""
 
@@ -56,7 +57,7 @@ class Plan:
     branches: tuple[Branch, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Participant:
     """Somebody who is asked, and how that went."""
 
@@ -68,7 +69,7 @@ class Participant:
     at: int = 0  # when the answer came, milliseconds
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Workflow:
     """Everything that is known of one workflow. Times are milliseconds since the epoch."""
 
@@ -99,7 +100,7 @@ class Workflow:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answered:
     """A reply came; or the participant's gateway said that it cannot be reached."""
 
@@ -110,7 +111,7 @@ class Answered:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Elapsed:
     """The clock was looked at."""
 
@@ -120,14 +121,14 @@ class Elapsed:
 Event = Answered | Elapsed
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ask:
     """The message goes to this address now."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finish:
     """The sender is told how it ended."""
 

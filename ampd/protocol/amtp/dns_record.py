@@ -20,12 +20,12 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from ampd.crypto.foreign_keys import ForeignKey
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 
 DEFAULT_MAX_SIZE: Final = 10 * 1024 * 1024  # bytes; AMTP 1.0, 4.3
 _LONGEST: Final = 4096  # characters: a key of RSA-4096 takes 800
@@ -38,7 +38,7 @@ _KINDS: Final[dict[str, tuple[Algorithm, str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayRecord:
     """Where the gateway of a domain is."""
 
@@ -58,7 +58,7 @@ class GatewayRecord:
         return ";".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class KeyRecord:
     """By which key a domain signs, and how."""
 

@@ -23,11 +23,11 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ampd.crypto.foreign_keys import ForeignSigner
 from ampd.model.errors import Invalid
+from ampd.model.values import value
 from ampd.protocol import raw_json
 from ampd.protocol.amtp.dns_record import KeyRecord, key_name
 
@@ -37,7 +37,7 @@ _VALUE: Final = re.compile(r"[A-Za-z0-9_-]{1,1400}")  # RSA-8192 takes 1366
 _LONGEST_NUMBER: Final = 1100  # characters: a double written out in full has up to 1,075
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Signature:
     """A signature as it stands in a message."""
 

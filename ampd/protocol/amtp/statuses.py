@@ -8,13 +8,14 @@ ST2  A send is answered with 202 if anybody took the message, with 200 if a repl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from ampd.model.values import value
 
 _BACKMOST: Final = ("failed", "retrying", "queued", "delivering", "delivered")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RecipientStatus:
     """One recipient's copy; times are RFC 3339 or ""."""
 

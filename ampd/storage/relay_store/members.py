@@ -8,9 +8,9 @@ Not here: when they run (sqlite.py), how a batch is made durable (writer.py).
 """
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Final
 
+from ampd.model.values import value
 from ampd.storage.relay_store.port import RETRY_STORE, Full, check_uses
 
 SCHEMA: Final = (
@@ -26,7 +26,7 @@ SCHEMA: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CardRow:
     """What the directory knows of a card beside its signed bytes."""
 

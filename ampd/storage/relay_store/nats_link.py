@@ -16,7 +16,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from ampd.model.errors import Unavailable
+from ampd.model.values import value
 
 TIMEOUT: Final = 5.0  # seconds; an election takes up to 4, and a deposit may wait for it
 CONNECT_WITHIN: Final = 10.0  # seconds, at the start only
@@ -54,7 +54,7 @@ class Declined(Unavailable):
         self.number = number
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stored:
     """A message in a stream."""
 
@@ -64,7 +64,7 @@ class Stored:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Inventory:
     """What a stream holds, as its leader says; `subjects` only those that were asked for."""
 
@@ -74,7 +74,7 @@ class Inventory:
     subjects: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Page:
     """What one replica has; `complete_to` is the newest sequence it knew of."""
 

@@ -26,13 +26,13 @@ Not here: whether a card's signature is good, who may ask (core).
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
 
 from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.model.message import Envelope
+from ampd.model.values import value
 
 Token = int | str  # where a held envelope lies; opaque, and good for one mailbox only
 
@@ -44,7 +44,7 @@ MOST_USES: Final = 10_000  # of an invitation
 FEWEST_LEFT: Final = 1000  # milliseconds; mail with less to live cannot reach anybody
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits:
     """How much a relay keeps."""
 
@@ -57,7 +57,7 @@ class Limits:
     spare_bytes: int = 64 << 20  # of the disk, for removing and for the log of the database
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Held:
     """An envelope in a mailbox; `token` is the cursor behind it and the word to remove it by."""
 
@@ -65,7 +65,7 @@ class Held:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """What lies somewhere; `bytes` counts sealed bytes."""
 

@@ -20,6 +20,7 @@ import outcome
 import trio
 
 from ampd.model.errors import AmpdError, StorageError, Unavailable
+from ampd.storage.gathering import Gathering
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Writer:
         """`connect` opens the database in autocommit mode, for any thread."""
         self._connect = connect
         self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
+        self._gathering: Gathering[_Work[Any]] = Gathering(self._queue.put)
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = threading.Thread(target=self._serve, name="ampd-relay-store", daemon=True)
         self._db: sqlite3.Connection | None = None
@@ -50,6 +52,7 @@ class Writer:
         """Open the database (sqlite3.Error when it cannot be) and begin."""
         self._db = self._connect()
         self._token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.add_instrument(self._gathering)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -57,6 +60,8 @@ class Writer:
         self._token, handed_over = None, self._token
         if handed_over is None:
             return
+        trio.lowlevel.remove_instrument(self._gathering)
+        self._gathering.hand_over()
         self._queue.put(None)
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._thread.join)
@@ -66,7 +71,7 @@ class Writer:
         if self._token is None:
             raise Unavailable("the relay's store is closed")
         work = _Work(run)
-        self._queue.put(work)
+        self._gathering.add(work)
         result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_stop)
         return result
 
