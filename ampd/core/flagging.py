@@ -5,8 +5,8 @@ latest when a message is shown (safety.py).
       kept on disk: better rules count for old mail too, and taking mail in does not wait for them.
   G2  A message is judged once while it is remembered; LATEST are.
   G3  What cannot be read has no flags: whoever reads it is told why (reading.py, O2).
-  G4  Once no mail has come or gone for QUIET seconds, what came is judged, so that the first list
-      takes no longer than the next; new mail goes first.
+  G4  Once no mail has come or gone for QUIET seconds, what came last is judged, so that the first
+      list takes no longer than the next; new mail goes first.
 
 Not here: the rules (safety.py), what is shown (reading.py).
 """
@@ -25,7 +25,7 @@ from ampd.storage.store import Store
 
 LATEST: Final = 20_000  # messages: 3 MiB
 QUIET: Final = 1.0  # seconds
-LOOK_BACK: Final = 1000  # records: at the start, for the lists that will be asked for first
+LOOK_BACK: Final = 1000  # records: what will be asked for first
 _PAUSE: Final = 0.003  # seconds between two: whoever asks for something does not notice
 _AT_ONCE: Final = 20  # messages judged before others get their turn: about 4 ms
 
@@ -41,11 +41,12 @@ class Flagging:
 
     async def run(self) -> None:
         """G4, until cancelled."""
-        done = self._store.journal.checkpoint.seq - LOOK_BACK
+        done = 0
         while True:
             kept = self._store.changed("kept")
             with trio.move_on_after(QUIET):
                 await kept.wait()
+            done = max(done, self._store.journal.checkpoint.seq - LOOK_BACK)
             while not kept.is_set() and (following := self._after(done)):
                 done = following
                 self._flags(following)

@@ -184,7 +184,7 @@ class Lists:
                 where.append(f"m.seq{sign}?")
                 values.append(self._find_sent(agent_id, text))
         rows = self._store.view.execute(
-            f"SELECT 'verified' AS trust, '' AS reason, {COLUMNS}, {_STATUSES}"  # noqa: S608
+            f"SELECT NULL, NULL, '' AS reason, 'verified' AS trust, {COLUMNS}, {_STATUSES}"  # noqa: S608
             " AS statuses FROM messages m"
             f" WHERE {' AND '.join(where)} ORDER BY m.seq DESC LIMIT ?",
             (*values, wanted.limit + 1),
@@ -318,30 +318,17 @@ def _total(row: sqlite3.Row, wanted: Filter) -> int:
 
 
 def summary_of(row: sqlite3.Row, number: int | None, state: str) -> Summary:
+    """`row` has a number and a state, the reason of a quarantine, the trust, and COLUMNS."""
+    (
+        reason, trust, seq, identifier, sender, key, to, subject, kind, priority, thread, answered,
+        sent, received, size, preview, via, encrypted, missing, receipt,
+    ) = row[2:22]  # fmt: skip
     return Summary(
-        number=number,
-        seq=row["seq"],
-        id=id_text(row["id"]),
-        sender=row["sender"],
-        key=row["sender_key"],
-        to=tuple(json.loads(row["recipients"])),
-        subject=row["subject"],
-        type=row["type"],
-        priority=row["priority"],
-        thread=id_text(row["thread"]),
-        in_reply_to=id_text(row["re"]) if row["re"] else None,
-        sent=row["sent"],
-        received=row["at"],
-        state=state,
-        reason=row["reason"] or "",
-        trust="untrusted" if state == "quarantined" else row["trust"],
-        encrypted=bool(row["encrypted"]),
-        size=row["size"],
-        preview=row["preview"],
-        via=row["via"],
-        missing=row["gap"],
-        receipt=bool(row["receipt"]),
-    )
+        number, seq, id_text(identifier), sender, key, tuple(json.loads(to)), subject, kind,
+        priority, id_text(thread), id_text(answered) if answered else None, sent, received, state,
+        reason or "", "untrusted" if state == "quarantined" else trust, bool(encrypted), size,
+        preview, via, missing, bool(receipt),
+    )  # fmt: skip
 
 
 def _walk(wanted: Filter, senders: list[int]) -> str:

@@ -190,10 +190,9 @@ class Methods:
         name = params.required("name")
         capabilities = params.texts("capabilities")
         profile = Profile(
-            params.optional("alias"),
-            params.optional("description"),
+            params.optional("alias"), params.optional("description"),
             None if capabilities is None else tuple(capabilities),
-        )
+        )  # fmt: skip
         params.done()
         self._rooms.socket_of(name)  # its path may be too long: better known before than after
         agent, created = await self._rooms.agents.create(name, profile)

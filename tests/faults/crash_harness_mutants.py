@@ -19,7 +19,7 @@ BUGS = {
         r"os\.fdatasync\(fd\)",
         "__import__('ctypes').CDLL(None).fdatasync(fd)",
     ),
-    "keys only in memory": ("core/submission.py", r"found, draft\.key\)", 'found, "")'),
+    "keys only in memory": ("core/submission.py", r"key=draft\.key\)", 'key="")'),
     "cut at the first bad record": (
         "storage/survey.py",
         r"hole = found\n( +)continue",

@@ -31,7 +31,7 @@ from ampd.protocol.amtp.message import is_uuid
 from ampd.storage.records import State
 
 MAX_PAGE: Final = 4 << 20  # characters: eight of the largest messages, or 1000 small ones
-_AT_ONCE: Final = 4  # messages, of half a megabyte at most: then others get their turn
+_AT_ONCE: Final = 8  # messages, of half a megabyte at most: then others get their turn
 _STATUSES: Final = ("", "unread", "read")
 
 

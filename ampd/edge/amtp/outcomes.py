@@ -33,7 +33,7 @@ _EVENTS: Final = {
     "failed": "failed",
     "expired": "failed",
 }
-_GATHER: Final = 0.3  # seconds
+_GATHER: Final = 0.1  # seconds
 _PAUSE: Final = 30.0  # seconds until a disk that failed is asked again
 
 

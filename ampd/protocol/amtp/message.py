@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from ampd.model.address import Address
 from ampd.model.errors import Invalid
-from ampd.model.message import MAX_RECIPIENTS
+from ampd.model.message import MAX_RECIPIENTS, id_text
 from ampd.protocol import raw_json
 from ampd.protocol.amtp.coordination import Plan, plan_of
 
@@ -87,8 +87,12 @@ def is_schema(text: str) -> bool:
 
 def derived_key(message_id: str) -> str:
     """The idempotency key of a message that came without one: a UUIDv4 in form, made of its id."""
-    digest = hashlib.blake2b(b"ampd/amtp-key" + message_id.encode(), digest_size=16).digest()
-    return str(uuid.UUID(bytes=digest, version=4))
+    raw = bytearray(
+        hashlib.blake2b(b"ampd/amtp-key" + message_id.encode(), digest_size=16).digest()
+    )
+    raw[6] = raw[6] & 0x0F | 0x40  # RFC 9562, section 5.4
+    raw[8] = raw[8] & 0x3F | 0x80
+    return id_text(bytes(raw))
 
 
 def ordered(message: Mapping[str, Any]) -> Message:

@@ -125,8 +125,9 @@ def test_am4_numbers_stay_as_they_were_written(token):
 
 
 def test_am4_a_number_that_no_double_holds_is_refused():
-    assert refusal(payload={"deep": [raw_json.Number("1e400")]}).word == "VALIDATION_FAILED"
-    assert refusal(headers={"n": raw_json.Number("-1e999")}).word == "VALIDATION_FAILED"
+    large = raw_json.Number("9" * 400)
+    assert refusal(payload={"deep": [large]}).word == "VALIDATION_FAILED"
+    assert refusal(headers={"n": large}).word == "VALIDATION_FAILED"
 
 
 def test_members_are_written_in_their_order():
