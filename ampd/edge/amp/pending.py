@@ -30,6 +30,7 @@ from ampd.protocol.raw_json import Raw, write
 PAGE: Final = 100
 MAX_PAGE: Final = 4 << 20  # bytes: eight of the largest messages
 _AT_ONCE: Final = 25  # messages read together: about 2 ms
+_A_TURN: Final = 4  # messages rendered before others get their turn: under 1 ms
 MAX_ACKS: Final = 1000  # ids at once: as many as may wait
 LONGEST_WAIT: Final = 30.0  # seconds: proxies give up after 60
 
@@ -83,7 +84,8 @@ class Pending:
                     continue
                 found.append(Raw(write(self._rendering.item(agent, piece, piece.expires))))
                 size += piece.summary.size
-                await trio.lowlevel.checkpoint()
+                if len(found) % _A_TURN == 0:
+                    await trio.lowlevel.checkpoint()
             if not page.next or len(found) >= limit or size >= MAX_PAGE:
                 return found, page.next, page.waiting, skipped
             after = page.next
