@@ -112,6 +112,7 @@ class Mail:
         self._stocks: OrderedDict[bytes, _Stock] = OrderedDict()
         self._under_way: dict[str, asyncio.Future[None]] = {}  # the same one comes after it
         self._looks: dict[bytes, asyncio.Task[_Stock]] = {}
+        self._on_its_way: dict[bytes, dict[asyncio.Future[None], int]] = {}  # sizes, by mailbox
         self._total = 0  # bytes of the stream when it was last looked at, and our deposits since
 
     async def open(self) -> None:
@@ -171,9 +172,16 @@ class Mail:
                 return False
             raise
         new = False
+        on_its_way = self._on_its_way.setdefault(envelope.mailbox, {})
+        sent = asyncio.get_running_loop().create_future()
+        on_its_way[sent] = len(envelope.sealed)
         try:
             new = await self._publish(place, envelope, until)
         finally:
+            del on_its_way[sent]
+            sent.set_result(None)
+            if not on_its_way:
+                self._on_its_way.pop(envelope.mailbox, None)
             if not new:
                 self._book(stock, -1, -len(envelope.sealed))
         return new
@@ -235,9 +243,13 @@ class Mail:
         return await asyncio.shield(look)
 
     async def _take_stock(self, mailbox: bytes) -> _Stock:
+        if on_its_way := self._on_its_way.get(mailbox):  # what the stream has not said it has
+            await asyncio.wait(on_its_way)
         inventory = await self._inventory(mailbox)
         stock = self._stocks[mailbox] = _Stock(time.monotonic(), _usage(inventory))
         self._total = inventory.bytes
+        for size in self._on_its_way.get(mailbox, {}).values():  # sent since
+            self._book(stock, 1, size)
         self._stocks.move_to_end(mailbox)
         if len(self._stocks) > _BOXES:
             self._stocks.popitem(last=False)
