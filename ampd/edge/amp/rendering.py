@@ -38,6 +38,8 @@ from ampd.storage.store import Store
 
 Document = dict[str, Any]
 _SIGNATURES: Final = 4096  # remembered: 2 MiB, and forty pages
+_CARRIED: Final = 2000  # envelopes remembered: twenty pages, and 20 MiB at most
+_SMALL: Final = 4096  # characters of a context with such an envelope
 _NO_SUBJECT: Final = "(no subject)"
 _TYPES: Final = {"message": "notification"}  # native words that AMP says otherwise
 
@@ -123,6 +125,7 @@ class Rendering:
         self._provider = provider
         self._mail = mail
         self._signatures: dict[tuple[object, ...], str] = {}  # of fresh envelopes
+        self._inside: dict[int, Carried | None] = {}
 
     # --- whole items ----------------------------------------------------------------------
 
@@ -163,7 +166,19 @@ class Rendering:
         return int(found[0]) if found else 0
 
     def carried(self, whole: Whole) -> Carried | None:
-        """The AMP message inside, if it is to be believed (AM2)."""
+        """The AMP message inside, if it is to be believed (AM2): looked for once for as long as it
+        is remembered, for a message never changes."""
+        seq = whole.summary.seq
+        if len(whole.context or "") > _SMALL:
+            return self._carried(whole)
+        if seq not in self._inside:
+            if len(self._inside) >= _CARRIED:
+                self._inside.clear()
+            self._inside[seq] = self._carried(whole)
+        found = self._inside[seq]
+        return found and Carried(dict(found.envelope), found.sender_key)
+
+    def _carried(self, whole: Whole) -> Carried | None:
         if not whole.context or not whole.payload or '"amp"' not in whole.context:
             return None
         try:

@@ -54,6 +54,15 @@ async def test_row_060_at_most_1000_messages_wait_for_an_agent(here, alice, bob)
     assert (await alice.route(alice.message("bob", "again"))).status == 200
 
 
+async def test_a_message_is_handed_out_the_same_way_as_often_as_it_is_asked_for(alice, bob):
+    large = {"note": "x" * 5000}
+    for context in (None, large):
+        await alice.send("bob", context=context)
+    first = (await bob.pending())["messages"]
+    assert (await bob.pending())["messages"] == first
+    assert first[1]["payload"]["context"] == large
+
+
 async def test_row_061_pending_shows_messages_count_and_remaining(here, alice, bob):
     for n in range(3):
         await alice.send("bob", str(n))
