@@ -4,7 +4,9 @@
        is data and no path.
   AF2  It appears under its name only whole: its size and SHA-256 were compared while it was
        written, it was synced, and so was its entry. What a crash left half done is swept away.
-  AF3  `judged` reads the first bytes: programs and scripts are "rejected", what is not what it
+  AF3  The files hold at most MOST bytes together and leave RESERVE of the disk free, counted as
+       bytes come: what does not fit is refused with `quota_exceeded`, and nothing of it stays.
+  AF4  `judged` reads the first bytes: programs and scripts are "rejected", what is not what it
        claims to be is "suspicious", all else is "basic_clean". It is no scan for viruses.
 
 Blocking work is done in worker threads.
@@ -12,7 +14,8 @@ Blocking work is done in worker threads.
 
 import hashlib
 import os
-from collections.abc import AsyncIterable, Collection
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -20,10 +23,12 @@ import trio
 
 from ampd.crypto.keyfiles import make_folder, sync_folder
 from ampd.crypto.keys import random_bytes
-from ampd.model.errors import Invalid, StorageError
+from ampd.model.errors import Invalid, Refused, StorageError
 
 Verdict = Literal["basic_clean", "suspicious", "rejected"]
 SNIFFED: Final = 512  # bytes: where every magic number below stands
+MOST: Final = 4 << 30  # bytes of all agents' attachments
+RESERVE: Final = 256 << 20  # bytes that mail needs more than files do
 _PART: Final = ".part"
 
 _PROGRAMS: Final = (
@@ -52,7 +57,7 @@ _MAGIC: Final[dict[str, tuple[bytes, ...]]] = {
 
 
 def judged(content_type: str, first: bytes) -> Verdict:
-    """What a file is by its claimed type and its first bytes (AF3)."""
+    """What a file is by its claimed type and its first bytes (AF4)."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind in _PROGRAM_TYPES or first.startswith(_PROGRAMS):
         return "rejected"
@@ -66,24 +71,44 @@ class AttachmentFiles:
     def __init__(self, folder: Path) -> None:
         make_folder(folder)
         self._folder = folder
+        self._kept = sum(each.stat().st_size for each in folder.iterdir())  # bytes
+        self._coming: dict[str, int] = {}  # the same, of the parts that are being written
+
+    @property
+    def held(self) -> int:
+        """Bytes that lie here (AF3)."""
+        return self._kept + sum(self._coming.values())
 
     def path(self, identifier: str) -> Path:
         """Where the bytes of an attachment lie, or will (AF1)."""
         return self._folder / identifier
 
+    def check_room(self, size: int) -> None:
+        """Refused if a file of so many bytes has no room now (AF3)."""
+        if self.held + size > MOST:
+            raise Refused("this node's attachments fill their share", code="quota_exceeded")
+        if self.free() < size + RESERVE:
+            raise Refused("there is not enough room on this node's disk", code="quota_exceeded")
+
     async def keep(
         self, identifier: str, data: AsyncIterable[bytes], size: int, sha256: str
     ) -> bytes:
-        """Take in the bytes as they come (AF2); the first of them. Invalid if they are others."""
+        """Take in the bytes as they come (AF2, AF3); the first of them. Invalid if they are others.
+
+        Refused with the code `quota_exceeded`: there is no room.
+        """
         part = self._folder / f"{identifier}.{random_bytes(8).hex()}{_PART}"
+        self._coming[part.name] = 0
         try:
             first = await self._write(part, data, size, sha256)
             await trio.to_thread.run_sync(self._publish, part, self.path(identifier))
+            self._kept += size
         except OSError as exc:
             raise StorageError(f"an attachment cannot be kept: {exc.strerror}") from exc
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(lambda: part.unlink(missing_ok=True))
+            del self._coming[part.name]
         return first
 
     async def _write(self, part: Path, data: AsyncIterable[bytes], size: int, sha256: str) -> bytes:
@@ -95,6 +120,8 @@ class AttachmentFiles:
                 if written > size:
                     raise Invalid(f"more than the {size} bytes that were announced")
                 first = first or piece[:SNIFFED]
+                self.check_room(len(piece))
+                self._coming[part.name] = written
                 await trio.to_thread.run_sync(_append, file, hashed, piece)
             if written != size or hashed.hexdigest() != sha256:
                 raise Invalid("these are not the bytes that were announced: size or digest differ")
@@ -105,7 +132,11 @@ class AttachmentFiles:
 
     def _publish(self, part: Path, path: Path) -> None:
         part.replace(path)
-        sync_folder(self._folder)
+        try:
+            sync_folder(self._folder)
+        except StorageError:
+            path.unlink(missing_ok=True)
+            raise
 
     def read(self, identifier: str) -> bytes:
         """All bytes; for a worker thread. Raises StorageError."""
@@ -114,21 +145,26 @@ class AttachmentFiles:
         except OSError as exc:
             raise StorageError(f"an attachment cannot be read: {exc.strerror}") from exc
 
-    def remove(self, identifier: str) -> None:
-        """Forget the bytes; for a worker thread."""
-        self.path(identifier).unlink(missing_ok=True)
+    async def remove(self, identifier: str) -> None:
+        """Forget the bytes."""
+        await self._forget(self.path(identifier))
 
-    def sweep(self, living: Collection[str]) -> int:
-        """Remove what belongs to no attachment any more; how many files. For a worker thread.
+    async def sweep(self, living: Callable[[], Awaitable[Collection[str]]]) -> int:
+        """Remove what belongs to no attachment any more; how many files.
 
-        Nothing may be coming in meanwhile, or its half would go.
+        What lies here is looked at before `living` is asked: what comes meanwhile stays.
         """
-        swept = 0
-        for path in self._folder.iterdir():
-            if path.name not in living:
-                path.unlink(missing_ok=True)
-                swept += 1
-        return swept
+        found = await trio.to_thread.run_sync(
+            lambda: [each.name for each in self._folder.iterdir()]
+        )
+        stays = {*await living()}
+        over = [name for name in found if name not in stays and name not in self._coming]
+        for name in over:
+            await self._forget(self._folder / name)
+        return len(over)
+
+    async def _forget(self, path: Path) -> None:
+        self._kept -= await trio.to_thread.run_sync(_unlink, path)
 
     def free(self) -> int:
         """Bytes that are free on the disk."""
@@ -141,6 +177,17 @@ def _create(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
 
 
+def _unlink(path: Path) -> int:
+    """The bytes that are free now."""
+    with suppress(FileNotFoundError):
+        size = path.stat().st_size
+        path.unlink()
+        return size
+    return 0
+
+
 def _append(file: BinaryIO, hashed: "hashlib._Hash", piece: bytes) -> None:
-    file.write(piece)
     hashed.update(piece)
+    left = memoryview(piece)
+    while left:  # one write takes less than all when the disk is about to be full
+        left = left[file.write(left) :]

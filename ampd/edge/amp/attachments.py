@@ -8,16 +8,18 @@
     GET  /attachments/ID/download       the bytes, for the agents of the message
     GET  /attachments/ID/file/TOKEN     the bytes, for whoever has the link
 
-  AT1  Sizes: MAX_SIZE a file, MAX_COUNT and MAX_TOTAL a message; QUOTA for one agent and for all,
-       counted from the announcement on. The disk keeps RESERVE free.
-  AT2  A link to bring bytes works until the bytes came, and no longer than an hour; only bytes of
-       the announced size and digest are kept.
+  AT1  Sizes: MAX_SIZE a file, MAX_COUNT and MAX_TOTAL a message. One agent has QUOTA, counted from
+       the announcement on, and MAX_TOTAL of it for files whose bytes can still come. What all may
+       hold counts the bytes that came or are coming (attachment_files.py, AF3): nobody takes room
+       from others by announcing.
+  AT2  A link to bring bytes works until the bytes came, for one caller at a time, and no longer
+       than an hour; only bytes of the announced size and digest are kept.
   AT3  What was not sent within two hours is gone; what was sent stays as long as its message, and
        seven days at least.
   AT4  A message may carry only attachments that its sender brought, that are whole and not
        rejected, and that no other message carries.
   AT5  scan_status is honest: no file is called "clean", for nothing here scans for viruses
-       (attachment_files.py, AF3).
+       (attachment_files.py, AF4).
   AT6  Files are handed out as downloads of their declared type and never shown by a browser.
   AT7  An attachment belongs to agents by their keys: whoever takes the name of one that left reads
        nothing of it; what was sent stays for its recipients when its sender leaves.
@@ -28,7 +30,7 @@ Not here: what a message says of its attachments beside their ids; that is its s
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import quote
@@ -53,8 +55,6 @@ MAX_SIZE: Final = 25 << 20  # bytes: what AMP's clients send at most
 MAX_COUNT: Final = 10
 MAX_TOTAL: Final = 100 << 20
 QUOTA: Final = 1 << 30  # bytes of one agent's attachments
-QUOTA_OF_ALL: Final = 4 << 30
-RESERVE: Final = 256 << 20  # bytes that mail needs more than files do
 MAX_ANNOUNCED: Final = 1000  # of one agent
 UPLOAD_WITHIN: Final = 3_600_000  # milliseconds
 UNSENT_FOR: Final = 2 * 3_600_000
@@ -84,7 +84,7 @@ class Attachments:
         self._mail = mail
         self._limits = limits
         self._files = AttachmentFiles(shared.values.state / "attachments")
-        self._coming = 0  # uploads under way: nothing is swept meanwhile
+        self._coming: set[str] = set()  # whose bytes are on their way (AT2)
 
     def routes(self) -> Sequence[Route]:
         """All of them; the order of the table is that of the docstring."""
@@ -177,8 +177,7 @@ class Attachments:
     async def _upload(self, request: Request) -> Answer:
         account = self._account(request)
         said = _announced(request.json())
-        if self._files.free() < said.size + RESERVE:
-            raise Fault("quota_exceeded", 507, "there is not enough room on this node's disk")
+        self._files.check_room(said.size)
         now = self._shared.now()
         identifier = f"att_{now // 1000}_{random_bytes(16).hex()}"
         token = random_bytes(32).hex()
@@ -206,22 +205,31 @@ class Attachments:
             raise not_found("there is no such link")
         if request.stream is None:
             raise Invalid("there is no body")
-        if self._shared.now() > known["until"] or known["status"] != "pending":
+        if not _can_come(known, self._shared.now()):
             raise Fault("attachment_expired", 410, "this link was used, or is over an hour old")
-        self._coming += 1
+        if identifier in self._coming:
+            raise Fault("conflict", 409, "its bytes are on their way already")
+        self._files.check_room(known["size"])
+        self._coming.add(identifier)
         try:
-            sha256 = known["digest"].removeprefix("sha256:")
-            async with aclosing(request.stream) as data:
+            await self._take_in(identifier, known, request.stream)
+        finally:
+            self._coming.discard(identifier)
+        return Answer.json(200, {"attachment_id": identifier, "received": known["size"]})
+
+    async def _take_in(
+        self, identifier: str, known: dict[str, Any], stream: AsyncGenerator[bytes, None]
+    ) -> None:
+        sha256 = known["digest"].removeprefix("sha256:")
+        try:
+            async with aclosing(stream) as data:
                 first = await self._files.keep(identifier, data, known["size"], sha256)
         except Invalid as exc:
             raise Fault("attachment_rejected", 422, str(exc)) from exc
-        finally:
-            self._coming -= 1
         status = judged(known["content_type"], first)
         await self._registry.change(_arrived(identifier, status))
         if status == "rejected":
-            await trio.to_thread.run_sync(self._files.remove, identifier)
-        return Answer.json(200, {"attachment_id": identifier, "received": known["size"]})
+            await self._files.remove(identifier)
 
     async def _confirm(self, request: Request) -> Answer:
         account, identifier = self._account(request), request.params["id"]
@@ -288,10 +296,7 @@ class Attachments:
 
     async def sweep(self) -> int:
         """Remove the files of attachments that are over; how many."""
-        if self._coming:
-            return 0
-        living = await self._registry.change(_living)
-        return 0 if self._coming else await trio.to_thread.run_sync(self._files.sweep, living)
+        return await self._files.sweep(lambda: self._registry.change(_living))
 
 
 def _living(batch: Batch) -> set[str]:
@@ -307,20 +312,27 @@ def _announce(identifier: str, value: dict[str, Any]) -> Callable[[Batch], None]
     """The work that announces one within the quotas (AT1)."""
 
     def work(batch: Batch) -> None:
-        of_all = mine = count = 0
+        own: list[dict[str, Any]] = []
         after = ""
         while page := batch.find(_KIND, after=after):
             after = page[-1].key
-            of_all += sum(entry.value["size"] for entry in page)
-            own = [entry.value["size"] for entry in page if entry.value["agent"] == value["agent"]]
-            mine, count = mine + sum(own), count + len(own)
-        if mine + value["size"] > QUOTA or count >= MAX_ANNOUNCED:
+            own += [each.value for each in page if each.value["agent"] == value["agent"]]
+        if _bytes_of(own) + value["size"] > QUOTA or len(own) >= MAX_ANNOUNCED:
             raise Fault("quota_exceeded", 507, "this agent's attachments fill their share")
-        if of_all + value["size"] > QUOTA_OF_ALL:
-            raise Fault("quota_exceeded", 507, "this node's attachments fill their share")
+        if _bytes_of([e for e in own if _can_come(e, batch.now)]) + value["size"] > MAX_TOTAL:
+            raise Fault("quota_exceeded", 507, f"over {MAX_TOTAL} bytes announced and not brought")
         _put(batch, identifier, value)
 
     return work
+
+
+def _bytes_of(values: Iterable[dict[str, Any]]) -> int:
+    return sum(each["size"] for each in values)
+
+
+def _can_come(known: dict[str, Any], now: int) -> bool:
+    """Whether its link still takes bytes (AT2)."""
+    return bool(known["status"] == "pending" and now <= known["until"])
 
 
 def _arrived(identifier: str, status: str) -> Callable[[Batch], None]:

@@ -1,22 +1,24 @@
 """Attachments of AMP, asked through the application; accounts are those of small_gateway.py."""
 
 import hashlib
+import io
 from contextlib import aclosing, asynccontextmanager
 
 import fakes
 import pytest
+import trio
 from edge import gateway_harness
 from edge.amp.small_gateway import SmallMail, SmallService, sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ampd.edge.amp import attachments
+from ampd.edge.amp import attachment_files, attachments
 from ampd.edge.amp.abuse import Abuse
 from ampd.edge.amp.attachment_files import AttachmentFiles, judged
 from ampd.edge.amp.attachments import SENT_FOR, UNSENT_FOR, UPLOAD_WITHIN, Attachments
 from ampd.edge.amp.limits import Limits
 from ampd.edge.amp.provider import Provider
-from ampd.model.errors import Invalid
+from ampd.model.errors import Invalid, Refused
 from ampd.protocol.amp.faults import Fault
 
 ALICE, BOB = "amp_live_sk_alice", "amp_live_sk_bob"
@@ -48,6 +50,30 @@ class Depot:
 
     async def get(self, path, token=ALICE):
         return await self.place.get(f"/api/attachments/{path}", token=token)
+
+    @asynccontextmanager
+    async def half_brought(self, path):
+        """Meanwhile an upload has come half, and goes no further; then its caller leaves."""
+        events, left = [{"type": "http.request", "body": b"hel", "more_body": True}], trio.Event()
+
+        async def receive():
+            await trio.lowlevel.checkpoint()
+            if events:
+                return events.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_event):
+            await trio.lowlevel.checkpoint()
+
+        asked = gateway_harness.scope("http", "PUT", path, {"Host": "localhost:23000"})
+        before = self.made._files.held
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.place.app, asked, receive, send)
+            while self.made._files.held != before + 3:
+                await trio.lowlevel.checkpoint()
+            yield
+            left.set()
 
     def check(self, *ids, agent="alice", **options):
         carried = [{"id": each, "size": 5} for each in ids]
@@ -143,12 +169,12 @@ async def test_af2_a_stream_that_breaks_leaves_nothing(tmp_path):
         ("Application/PDF; charset=x", b"hello", "suspicious"),
     ],
 )
-def test_af3_the_first_bytes_say_what_a_file_is(kind, first, verdict):
+def test_af4_the_first_bytes_say_what_a_file_is(kind, first, verdict):
     assert judged(kind, first) == verdict
 
 
 @given(st.text(max_size=40), st.binary(max_size=40))
-def test_af3_no_file_is_ever_called_clean(kind, first):
+def test_af4_no_file_is_ever_called_clean(kind, first):
     assert judged(kind, first) in ("basic_clean", "suspicious", "rejected")
 
 
@@ -182,9 +208,126 @@ async def test_at1_announcements_count_against_the_share_of_an_agent(tmp_path, m
 
 
 async def test_at1_a_full_disk_takes_no_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(AttachmentFiles, "free", lambda _self: attachments.RESERVE)
     async with depot(tmp_path) as here:
+        announced = (await here.announce()).json
+        monkeypatch.setattr(AttachmentFiles, "free", lambda _self: attachment_files.RESERVE)
         assert code(await here.announce()) == (507, "quota_exceeded")
+        brought = await here.put(announced["upload_url"], b"hello")
+        assert code(brought) == (507, "quota_exceeded")
+
+
+async def test_at1_who_only_announces_takes_no_room_from_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(attachment_files, "MOST", 10)
+    async with depot(tmp_path) as here:
+        announced = [(await here.announce(b"123456")).json for _ in range(3)]
+        assert (await here.put(announced[0]["upload_url"], b"123456")).status == 200
+        refused = await here.put(announced[1]["upload_url"], b"1")  # before its bytes come
+        assert code(refused) == (507, "quota_exceeded")
+        assert code(await here.announce(b"12345", token=BOB)) == (507, "quota_exceeded")
+        assert (await here.announce(b"1234", token=BOB)).status == 201
+
+
+async def test_at1_one_agent_announces_only_what_a_message_may_carry(tmp_path, monkeypatch):
+    monkeypatch.setattr(attachments, "MAX_TOTAL", 10)
+    async with depot(tmp_path) as here:
+        first = (await here.announce(b"123456")).json
+        assert code(await here.announce(b"12345")) == (507, "quota_exceeded")
+        assert (await here.announce(b"12345", token=BOB)).status == 201
+        assert (await here.put(first["upload_url"], b"123456")).status == 200
+        assert (await here.announce(b"1234567890")).status == 201
+        assert code(await here.announce(b"1")) == (507, "quota_exceeded")
+        here.place.clock.time += UPLOAD_WITHIN + 1
+        assert (await here.announce(b"12345")).status == 201
+
+
+def zeros(size):
+    return hashlib.sha256(bytes(size)).hexdigest()
+
+
+async def test_af3_bytes_count_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(attachment_files, "MOST", 10)
+    files, held = AttachmentFiles(tmp_path / "files"), []
+
+    async def pieces(*sizes):
+        for size in sizes:
+            yield bytes(size)
+            held.append(files.held)
+
+    async def keep(name, *sizes):
+        async with aclosing(pieces(*sizes)) as data:
+            await files.keep(name, data, sum(sizes), zeros(sum(sizes)))
+
+    await keep("one", 4, 2)
+    assert held == [4, 6]
+    with pytest.raises(Refused) as caught:
+        await keep("two", 3, 2)
+    assert (caught.value.code, files.held) == ("quota_exceeded", 6)
+    await keep("two", 4)
+    assert AttachmentFiles(tmp_path / "files").held == files.held == 10
+    await files.remove("one")
+    assert files.held == 4
+
+
+async def test_af3_a_full_disk_ends_what_is_coming(tmp_path, monkeypatch):
+    files = AttachmentFiles(tmp_path / "files")
+
+    async def pieces():
+        yield b"hel"
+        monkeypatch.setattr(AttachmentFiles, "free", lambda _self: attachment_files.RESERVE + 1)
+        yield b"lo"
+
+    with pytest.raises(Refused, match="room"):
+        async with aclosing(pieces()) as data:
+            await files.keep("att_1_a", data, 5, sha256(b"hello").removeprefix("sha256:"))
+    assert (files.held, list((tmp_path / "files").iterdir())) == (0, [])
+
+
+async def test_af2_a_disk_that_takes_less_than_it_is_given_gets_the_rest(tmp_path, monkeypatch):
+    class Slow(io.FileIO):
+        def write(self, data):
+            return super().write(bytes(data)[:2])
+
+    monkeypatch.setattr(attachment_files.os, "fdopen", lambda fd, *_, **__: Slow(fd, "wb"))
+    files = AttachmentFiles(tmp_path / "files")
+
+    async def pieces():
+        yield b"hello"
+
+    async with aclosing(pieces()) as data:
+        await files.keep("att_1_a", data, 5, sha256(b"hello").removeprefix("sha256:"))
+    assert files.path("att_1_a").read_bytes() == b"hello"
+
+
+async def test_at2_a_link_takes_one_caller_at_a_time(tmp_path):
+    async with depot(tmp_path) as here:
+        path = (await here.announce()).json["upload_url"].removeprefix("http://localhost:23000")
+        async with here.half_brought(path):
+            assert code(await here.place.request("PUT", path, body=b"hello")) == (409, "conflict")
+        assert (await here.place.request("PUT", path, body=b"hello")).status == 200
+
+
+async def test_at3_what_comes_slowly_keeps_nothing_else(tmp_path):
+    async with depot(tmp_path) as here:
+        over = await here.brought()
+        here.place.clock.time += UNSENT_FOR
+        path = (await here.announce()).json["upload_url"].removeprefix("http://localhost:23000")
+        async with here.half_brought(path):
+            assert await here.made.sweep() == 1
+            assert [each.partition(".")[2][-4:] for each in here.files()] == ["part"]
+        assert over not in here.files()
+
+
+async def test_at3_what_comes_while_the_rest_is_swept_stays(tmp_path):
+    files = AttachmentFiles(tmp_path / "files")
+    files.path("old").write_bytes(b"x")
+
+    async def living():
+        files.path("new").write_bytes(b"y")
+        await trio.lowlevel.checkpoint()
+        return {"other"}
+
+    assert await files.sweep(living) == 1
+    assert [each.name for each in (tmp_path / "files").iterdir()] == ["new"]
 
 
 async def test_at2_a_link_works_once(tmp_path):
