@@ -31,8 +31,10 @@ COLUMNS: Final = (
     " m.re, m.sent, m.at, m.size, m.preview, m.via, m.encrypted, m.gap, m.receipt"
 )
 
-# A box is walked from its newest message; a thread is short, and walked first.
-_BY_BOX: Final = "boxes b CROSS JOIN messages m ON m.seq=b.message"
+# A box is walked from its newest message; a thread is short, and walked first. What is acked is not
+# walked over to find what waits: SQLite by itself takes the primary key, which has both.
+_BY_BOX: Final = "boxes b{} CROSS JOIN messages m ON m.seq=b.message"
+_HELD_IN: Final = {"inbox": "boxes_inbox", "quarantine": "boxes_quarantine"}
 _BY_SENDER: Final = "boxes b INDEXED BY boxes_sender CROSS JOIN messages m ON m.seq=b.message"
 _BY_THREAD: Final = "messages m CROSS JOIN boxes b ON b.message=m.seq"
 
@@ -334,7 +336,12 @@ def summary_of(row: sqlite3.Row, number: int | None, state: str) -> Summary:
 def _walk(wanted: Filter, senders: list[int]) -> str:
     if wanted.thread is not None:
         return _BY_THREAD
-    return _BY_SENDER if len(senders) == 1 else _BY_BOX
+    if len(senders) == 1:
+        return _BY_SENDER
+    unread = wanted.unread and wanted.box != "quarantine"
+    index = "boxes_unread" if unread else _HELD_IN.get(wanted.box)
+    chosen = index and not wanted.sender  # of several senders or none SQLite knows better
+    return _BY_BOX.format(f" INDEXED BY {index}" if chosen else "")
 
 
 def _like(sender: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ampd.core import lists
 from ampd.model.errors import Invalid, Refused, StorageError
 from ampd.model.message import id_from_text
+from ampd.storage.records import State
 
 NODE = b"n" * 32
 
@@ -93,6 +94,39 @@ async def test_v2_boxes_hold_what_their_names_say(node, other, alice, bob):
     totals = {box: node.lists.listing(alice, Filter(box=box)).total for box in lists.BOXES}
     assert totals == {"inbox": 1, "all": 2, "sent": 3, "outbox": 1, "quarantine": 0}
     assert code(node.inbox, alice, box="spam") == "invalid"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {}, {"after": "0", "oldest": True}, {"unread": True}, {"unread": True, "box": "all"},
+        {"box": "quarantine"}, {"box": "quarantine", "unread": True},
+    ],
+)  # fmt: skip
+async def test_v2_what_waits_is_found_without_walking_over_what_is_acked(node, alice, wanted):
+    def steps():
+        count = 0
+
+        def one_more():
+            nonlocal count
+            count += 1
+
+        node.store.view._db.set_progress_handler(one_more, 1)
+        found = node.bodies(alice, **wanted)
+        node.store.view._db.set_progress_handler(None, 0)
+        return count, found
+
+    async def both():
+        await node.send(alice, "alice", "waits")
+        return steps()
+
+    few, _ = await both()
+    await node.marks.set_all(alice, State.ACKED)
+    for _ in range(200):
+        await node.send(alice, "alice", "done")
+    await node.marks.set_all(alice, State.ACKED)
+    many, found = await both()
+    assert many < few + 200, found
 
 
 async def test_v2_filters_narrow(node, other, alice, bob):
