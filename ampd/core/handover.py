@@ -6,7 +6,7 @@ Y2  "relayed" is written when a relay has it on disk. The letter stays in the ou
     recipient's node comes into sight before the relay's copy was read, it goes there directly.
 Y3  The relays of the recipient's card are tried in their order; the next one when one is away,
     full, or does not let us in.
-Y4  Letters for one recipient are left in the order in which they were queued.
+Y4  Letters for one recipient are left in the order in which they were queued (offering.py).
 Y5  A relay's refusal ends nothing: only the recipient's node, or the expiry, does.
 Y6  A relay that takes nothing is tried again when something changes (a session, a network, a new
     letter), and otherwise after 1 s doubling to 15 min, with full jitter.
@@ -22,12 +22,14 @@ Y8  Who says anything else than "relayed" is no relay: it is tried again as in Y
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Final
 
 import trio
 
 from ampd.core.contacts import Contacts
 from ampd.core.letters import FIRST_PAUSE, Attempts, Letters, Waiting
+from ampd.core.offering import AT_ONCE, Flow
 from ampd.core.ports import Carrier
 from ampd.core.whereabouts import Whereabouts
 from ampd.model.address import NodeUri
@@ -38,7 +40,6 @@ from ampd.storage.store import Store, Transaction
 
 HEAD_START: Final = 3000  # milliseconds (wire: "Delivery")
 LONGEST_PAUSE: Final = 900.0  # seconds: 15 min to a relay
-AT_ONCE: Final = 64  # letters under way: a session's window
 AGAIN_FIRST: Final = 60.0  # seconds after the start; by then there are sessions
 AGAIN_EVERY: Final = 86400.0  # seconds
 
@@ -69,6 +70,7 @@ class Handover:
         self._now = now
         self._rng = rng
         self._pauses: dict[bytes, trio.CancelScope | None] = {}  # of the recipients that are served
+        self._flows: dict[bytes, Flow] = {}  # by the recipient's key
         self._newest = 0  # the last letter that was looked at
         self.attempts: dict[bytes, Attempts] = {}  # by the recipient's key
 
@@ -108,9 +110,16 @@ class Handover:
             elif relays and key not in self._pauses:
                 self._pauses[key] = None
                 nursery.start_soon(self._serve, key)
-            elif newest > before and (pause := self._pauses.get(key)) is not None:
-                pause.cancel()  # a new letter: try again at once (Y6)
+            elif newest > before:
+                self._wake(key)
         return soonest
+
+    def _wake(self, key: bytes) -> None:
+        """There is a new letter: try again at once (Y6)."""
+        if (flow := self._flows.get(key)) is not None:
+            flow.look()
+        if (pause := self._pauses.get(key)) is not None:
+            pause.cancel()
 
     def _relays(self, key: bytes) -> tuple[Sequence[NodeUri], int]:
         """Where a recipient's mail may be left, the best first, and the head start (Y1)."""
@@ -131,10 +140,9 @@ class Handover:
         while True:
             generation = self._whereabouts.generation
             try:
-                items = self._items(key)
-                if not items:
+                if not self._items(key):
                     break
-                done = await self._leave(key, items, tried)
+                done = await self._leave(key, tried)
             except StorageError as exc:
                 tried.last_error, done = str(exc), False
             if done:
@@ -142,8 +150,10 @@ class Handover:
             else:
                 await self._pause(key, tried, generation)
         del self._pauses[key], self.attempts[key]
+        self._flows.pop(key, None)  # there is none if no relay was known
 
-    def _items(self, key: bytes) -> list[Waiting]:
+    def _items(self, key: bytes, _full: Collection[bytes] = ()) -> list[Waiting]:
+        """The first letters for this recipient that had their head start."""
         before = self._now() - self._relays(key)[1]
         return self._letters.waiting(
             "WHERE o.key=? AND o.status='queued' AND o.at<=? AND o.expires>?"
@@ -159,41 +169,25 @@ class Handover:
             tried.in_a_row = 0
         self._pauses[key] = None
 
-    async def _leave(self, key: bytes, items: list[Waiting], tried: Attempts) -> bool:
+    async def _leave(self, key: bytes, tried: Attempts) -> bool:
         """Whether one relay has taken all of them (Y3)."""
         for relay in self._relays(key)[0]:
             if not self._whereabouts.endpoints(relay.key):
                 self._whereabouts.sighted(relay.key, [(relay.host, relay.port)], "relay")
-            if await self._offer_all(relay.key, items, tried):
+            flow = self._flows[key] = Flow(tried, partial(self._items, key))
+            await flow.run(partial(self._offer, relay.key, flow))
+            if not flow.later:
                 return True
         return False
 
-    async def _offer_all(self, relay: bytes, items: list[Waiting], tried: Attempts) -> bool:
-        answered: list[bool] = []
-        async with trio.open_nursery() as nursery:
-            for item in items:
-                nursery.start_soon(self._offer, relay, item, tried, answered)
-                # Trio runs what became ready together in any order: one round for each keeps Y4.
-                await trio.lowlevel.checkpoint()
-                if not all(answered):
-                    break
-        return all(answered)
-
-    async def _offer(
-        self, relay: bytes, item: Waiting, tried: Attempts, answered: list[bool]
-    ) -> None:
-        if not all(answered):
-            return  # one before it failed since it was started
+    async def _offer(self, relay: bytes, flow: Flow, item: Waiting) -> None:
         try:
             delivery = await self._carrier.deliver(relay, self._letters.envelope(item))
             if delivery.status != "relayed":  # a receipt comes by the direct way (transfer.py, D6)
                 raise Unavailable(f"what should be a relay says {delivery.status!r}")
             await self._note(item)
         except AmpdError as exc:  # refused or away: the next relay, or later (Y5)
-            tried.last_error = str(exc)
-            answered.append(False)
-        else:
-            answered.append(True)
+            flow.wait(exc)
 
     async def _note(self, item: Waiting) -> None:
         """Y2. A receipt has no receipt of its own: with the relay it is out of our hands."""

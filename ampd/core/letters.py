@@ -15,7 +15,8 @@ from ampd.storage.store import Store
 
 FIRST_PAUSE: Final = 1.0  # seconds
 _WAITING: Final = (
-    "SELECT o.item, o.what, o.message, o.recipient, a.key, o.address, o.key, o.mailbox, o.expires"
+    "SELECT o.item, o.what, o.message, o.recipient, a.key, o.address, o.key, o.mailbox, o.expires,"
+    " o.size"
     " FROM outbox o JOIN agents a ON a.id=o.by "
 )
 
@@ -33,6 +34,7 @@ class Waiting:
     key: bytes
     mailbox: bytes
     expires: int
+    size: int  # of the sealed letter
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 D1  A letter stays in the outbox until a receipt, a refusal or its expiry; the number of
     attempts ends nothing.
-D2  Letters for one node are offered in the order in which they were queued, several at a time:
-    the first AT_ONCE that are not under way, until one of them has to be offered again.
+D2  Letters for one node are offered in the order in which they were queued, several at a time,
+    until one of them has to be offered again (offering.py).
 D3  A node that is away is tried again when something changes (a session, a sighting, a network,
     a new letter), and otherwise after 1 s doubling to 5 min, with full jitter.
 D4  A refusal and an expiry go back to the sender as a message, with the reason.
@@ -20,6 +20,7 @@ D8  What waits for a key that the user has replaced by another fails, and its se
 import logging
 import random
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 import trio
@@ -28,6 +29,7 @@ from ampd.core.agents import Agents
 from ampd.core.contacts import Contacts
 from ampd.core.letters import FIRST_PAUSE, Attempts, Letters, Waiting
 from ampd.core.notices import notify
+from ampd.core.offering import AT_ONCE, Flow
 from ampd.core.ports import Carrier
 from ampd.core.routing import routes
 from ampd.core.settling import Settled, Settling
@@ -39,49 +41,11 @@ from ampd.storage.records import Dropped, Progress
 from ampd.storage.store import Store, Transaction
 
 LONGEST_PAUSE: Final = 300.0  # seconds
-AT_ONCE: Final = 64  # letters under way to one node: a session's window
 SWEEP_EVERY: Final = 15.0  # seconds between looks for what has expired: a clock may be set
 SWEEP_PAUSE: Final = 0.5  # seconds at least, also when letters come and go all the time
 _ROUNDS_OF_STALE: Final = 3  # a card that is stale as soon as it is shown is not believed forever
 
 log = logging.getLogger("ampd.transfer")
-
-
-class _Flow:
-    """The letters under way to one node, until one of them has to be offered again."""
-
-    __slots__ = ("changed", "full", "halted", "later", "tried", "under_way")
-
-    def __init__(self, tried: Attempts) -> None:
-        self.tried = tried
-        self.under_way: set[int] = set()
-        self.changed = trio.Event()  # there may be more to offer
-        self.full: set[bytes] = set()  # recipients' keys, until the next round (D9)
-        self.halted = False  # no more are offered
-        self.later = False  # and not at once again
-
-    def wait(self, why: AmpdError) -> None:
-        """One could not be taken, or written down."""
-        if isinstance(why, StorageError):
-            log.warning("a letter cannot be carried now", extra={"why": str(why)})
-        self.tried.last_error = str(why)
-        self.halted = self.later = True
-
-    def is_full(self, key: bytes, why: AmpdError) -> None:
-        """D9: nothing more for this recipient in this round."""
-        self.tried.last_error = str(why)
-        self.full.add(key)
-        self.later = True
-
-    def ended(self, item: Waiting) -> None:
-        """It is not under way any more; many ends share one look at the queue."""
-        self.under_way.discard(item.item)
-        self.look()
-
-    def look(self) -> None:
-        """Look at the queue, if there is room for more."""
-        if self.halted or len(self.under_way) <= AT_ONCE // 2:
-            self.changed.set()
 
 
 class Transfer:
@@ -108,7 +72,7 @@ class Transfer:
         self._now = now
         self._rng = rng
         self._pauses: dict[bytes, trio.CancelScope | None] = {}  # of the nodes that are served
-        self._flows: dict[bytes, _Flow] = {}  # by node
+        self._flows: dict[bytes, Flow] = {}  # by node
         self.attempts: dict[bytes, Attempts] = {}  # by node
         self._stale: dict[int, int] = {}
 
@@ -171,8 +135,8 @@ class Transfer:
         tried = self.attempts.setdefault(node, Attempts())
         while True:
             generation = self._whereabouts.generation
-            flow = self._flows[node] = _Flow(tried)
-            if not await self._offer_all(node, flow):
+            flow = self._flows[node] = Flow(tried, partial(self._items, node))
+            if not await flow.run(partial(self._offer, node, flow)):
                 break
             if flow.later:
                 await self._pause(node, tried, generation)
@@ -197,43 +161,9 @@ class Transfer:
             tried.in_a_row = 0
         self._pauses[node] = None
 
-    async def _offer_all(self, node: bytes, flow: _Flow) -> bool:
-        """Offer letters in their order until none is left or one has to be offered again.
-
-        Whether there were any. Of the first AT_ONCE in the queue those go out that are not under
-        way yet: what is older can only have come since, by another card, and passes nobody.
-        """
-        offered = False
-        async with trio.open_nursery() as nursery:
-            while not flow.halted:
-                flow.changed = trio.Event()
-                fresh = self._fresh(node, flow)
-                if not fresh and (flow.halted or not flow.under_way):
-                    break
-                for item in fresh:
-                    offered = True
-                    flow.under_way.add(item.item)
-                    nursery.start_soon(self._offer, node, item, flow)
-                    # Trio runs what became ready together in any order: one round each keeps D2.
-                    await trio.lowlevel.checkpoint()
-                    if flow.halted:
-                        break  # what comes behind it must not come before it
-                await flow.changed.wait()
-        return offered or flow.later
-
-    def _fresh(self, node: bytes, flow: _Flow) -> list[Waiting]:
+    async def _offer(self, node: bytes, flow: Flow, item: Waiting) -> None:
         try:
-            items = self._items(node, flow.full)
-        except StorageError as exc:
-            flow.wait(exc)
-            return []
-        room = AT_ONCE - len(flow.under_way)
-        return [item for item in items if item.item not in flow.under_way][:room]
-
-    async def _offer(self, node: bytes, item: Waiting, flow: _Flow) -> None:
-        try:
-            if not flow.halted and item.key not in flow.full:  # else one before it failed since
-                await self._answer(node, item)
+            await self._answer(node, item)
         except StaleKey as exc:
             flow.halted = True  # first of all: nothing behind it may pass, newly sealed
             await self._renew(item, exc, flow)
@@ -242,10 +172,8 @@ class Transfer:
                 flow.is_full(item.key, exc)
             else:
                 flow.wait(exc)
-        finally:
-            flow.ended(item)
 
-    async def _renew(self, item: Waiting, stale: StaleKey, flow: _Flow) -> None:
+    async def _renew(self, item: Waiting, stale: StaleKey, flow: Flow) -> None:
         try:
             await self._learn_newer(item, stale)
         except AmpdError as exc:

@@ -12,7 +12,7 @@ import trio
 from fakes import Lan
 from trio.testing import wait_all_tasks_blocked
 
-from ampd.core import transfer
+from ampd.core import offering, transfer
 from ampd.core.json_text import to_value
 from ampd.core.receipts import receipt_for
 from ampd.model.errors import Refused, StaleKey, StorageError, Unavailable
@@ -147,16 +147,16 @@ async def test_d2_many_are_under_way_at_once_but_no_more_than_a_window(
             return await other.mailbox.deliver(envelope, node)
 
     ready.transfer._carrier = Slow()
-    for number in range(transfer.AT_ONCE + 10):
+    for number in range(offering.AT_ONCE + 10):
         await ready.send(alice, BOB, str(number))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ready.transfer.run)
         await trio.sleep(1)
-        assert open_now == most == transfer.AT_ONCE
+        assert open_now == most == offering.AT_ONCE
         go.set()
         await emptied(ready)
         nursery.cancel_scope.cancel()
-    assert len(other.inbox(bob, limit=1000)) == transfer.AT_ONCE + 10
+    assert len(other.inbox(bob, limit=1000)) == offering.AT_ONCE + 10
 
 
 async def test_d2_an_answer_that_is_late_holds_up_none_behind_it(
@@ -173,12 +173,12 @@ async def test_d2_an_answer_that_is_late_holds_up_none_behind_it(
 
     lan.deliver = deliver
     lan.plug_in(other)
-    for number in range(2 * transfer.AT_ONCE):
+    for number in range(2 * offering.AT_ONCE):
         await running.send(alice, BOB, str(number))
     await until(running, lambda: len(running.outbox()) == 1)
     go.set()
     await emptied(running)
-    assert other.bodies(bob, limit=1000) == [str(n) for n in range(2 * transfer.AT_ONCE)]
+    assert other.bodies(bob, limit=1000) == [str(n) for n in range(2 * offering.AT_ONCE)]
 
 
 async def test_d2_a_letter_that_must_wait_lets_none_behind_it_pass(
