@@ -17,6 +17,8 @@ An address and a key together are a contact. Its `state`:
   N4  At most MAX_STRANGERS contacts are made by sight alone; the user's own are not counted. One
       node makes no more of them than it leaves room for: one neighbour takes half at most, two a
       third each, so that none of them keeps the others from being seen.
+  N5  What is let in comes behind all that is in the mailbox, unread, in the order in which it came:
+      whoever follows the mailbox by its numbers has it once, and none looks back.
 """
 
 import difflib
@@ -26,7 +28,7 @@ from functools import lru_cache
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
-from ampd.core.trust import Known, known_at, known_of
+from ampd.core.trust import Known, Shadows, known_at, known_of
 from ampd.crypto.keys import check_public, check_sealing, open1
 from ampd.model.address import Address, ContactLink, NodeUri, check_name, fingerprint
 from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
@@ -74,6 +76,7 @@ class Contacts:
         self._agents = agents
         self._now = now
         self.unknown_senders = unknown_senders
+        self.shadows: Shadows | None = None  # foreign.py, once it is there
 
     # --- who may write to us ---------------------------------------------------------------
 
@@ -309,7 +312,10 @@ class Contacts:
 
     async def accept(self, address: str) -> list[Known]:
         """Let in who was quarantined: a stranger, or a key that changed."""
-        waiting = [c for c in self.listed(address) if c.state in ("conflict", "pending")]
+        held = self.shadows.held(address) if self.shadows else None
+        known = known_at(self._store.view, held.address) if held else self.listed(address)
+        waiting = [c for c in known if c.state in ("conflict", "pending")]
+        waiting += [held] if held and not waiting else []
         if not waiting:
             raise Invalid(f"nothing of {address} waits for your decision", hint="amp contact list")
         if len(waiting) > 1:
@@ -346,14 +352,16 @@ class Contacts:
         )  # fmt: skip
 
     def _release(self, tx: Transaction, chosen: Known) -> None:
+        """Into the mailbox, with numbers behind all that its followers have seen (N5)."""
+        unproved = self.shadows.unproved_of(chosen) if self.shadows else None
         rows = tx.db.execute(
             "SELECT a.key, b.number FROM boxes b JOIN messages m ON m.seq=b.message"
             " JOIN agents a ON a.id=b.agent"
-            " WHERE b.state=3 AND m.sender=? AND m.sender_key=? ORDER BY b.agent, b.number",
-            (chosen.address, chosen.key),
+            " WHERE b.state=3 AND m.sender=? AND m.sender_key IN (?,?) ORDER BY b.agent, b.number",
+            (chosen.address, chosen.key, unproved or chosen.key),
         ).fetchall()
         for agent, number in rows:
-            tx.append(Released(agent, number, next_number(tx, agent), self._now()))
+            tx.append(Released(agent, number, tx.rows.next_number(agent), self._now()))
 
     async def block(self, address: str, *, blocked: bool) -> list[Known]:
         """Refuse, or take again, what comes from an address."""
@@ -390,10 +398,3 @@ def signed_by(signed: bytes) -> bytes:
     """The key that a COSE_Sign1 names, unproved: where to look it up."""
     start = 7  # array(4), bytes(39), map(2), 1: -8, 4: bytes(32)
     return signed[start + 2 : start + 34]
-
-
-def next_number(tx: Transaction, agent: bytes) -> int:
-    """The next number of an agent's mailbox."""
-    row = tx.db.execute("SELECT last FROM agents WHERE key=?", (agent,)).fetchone()
-    number: int = row[0] + 1
-    return number

@@ -14,6 +14,8 @@ in the mailbox like all other mail, and what goes out is queued for it like all 
   X5  A message is kept once for each agent: by its sender, its id, and whether it was proved.
       Something else under the same id is refused, code conflict.
   X6  `take_in` returns once it is on disk (P1), with order numbers without a gap for each pair.
+  X7  What a stranger did not prove and the policy holds back makes no contact. If the user accepts
+      its address, it is let in, as what is proved is, and stays `untrusted`.
 
 Not here: what a proof is (edge/amp, edge/amtp), how mail gets out (abroad.py).
 """
@@ -96,6 +98,7 @@ class Foreign:
         self._now = now
         self.message_bytes = message_bytes
         self._unsettled: dict[int, Message] = {}
+        contacts.shadows = self
 
     # --- shadow keys (X1) ------------------------------------------------------------------
 
@@ -114,6 +117,41 @@ class Foreign:
     def is_shadow(self, address: str, key: bytes) -> bool:
         """Whether this is the shadow key of this address."""
         return _shadow(self._secret, address, True).public == key
+
+    def unproved_of(self, contact: Known) -> bytes | None:
+        """The key of what came unproved from the address of a contact; None if it has its own."""
+        if not self.is_shadow(contact.address, contact.key):
+            return None
+        return _shadow(self._secret, contact.address, False).public
+
+    def held(self, text: str) -> Known | None:
+        """The contact that an address can be made, of which mail is held back that nobody proved.
+
+        None if there is no such mail, or if the address is a contact with a key of its own (X7).
+        """
+        if "@" not in text:
+            return None
+        address = Address.parse(text)
+        key = self.key_of(address)
+        row = self._store.view.execute(
+            "SELECT m.seq FROM boxes b JOIN messages m ON m.seq=b.message"
+            " WHERE b.state=3 AND m.sender=? AND m.sender_key=? LIMIT 1",
+            (str(address), _shadow(self._secret, str(address), False).public),
+        ).fetchone()
+        known = known_at(self._store.view, str(address))
+        if row is None or any(c.key != key and c.state in _USABLE for c in known):
+            return None
+        fresh = Known(
+            str(address), key, "pending", False, self._now(), self._protocol_in(row[0]), (), ""
+        )
+        return next((c for c in known if c.key == key), fresh)
+
+    def _protocol_in(self, seq: int) -> str:
+        """By which protocol a message came: what comes by AMP always says so in its context."""
+        record = self._store.payload(seq)
+        read = Message.from_bytes(read_payload(record.signed)) if isinstance(record, Kept) else None
+        context = json_text.to_value(read.context) if read and read.context else None
+        return "amp" if isinstance(context, dict) and "amp" in context else "amtp"
 
     # --- whom we may write to --------------------------------------------------------------
 

@@ -9,7 +9,6 @@ G3  What another node gave as its reason stands in a notice as foreign text, wra
 import json
 
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import next_number
 from ampd.core.safety import wrap
 from ampd.crypto.keys import random_bytes
 from ampd.model.address import Address
@@ -75,7 +74,7 @@ def write(
     context: str | None = None,
 ) -> None:
     """Within a work: a message of the node to an agent of its own (G2)."""
-    number = next_number(tx, agent.key)
+    number = tx.rows.next_number(agent.key)
     notice = Message(
         id=new_id(tx.now, random_bytes(10)),
         sender=Address("ampd", agents.domain),

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from typing import Final
+from typing import Final, Protocol
 
 from ampd.model.values import value
 from ampd.storage.view import Reader
@@ -36,6 +36,19 @@ class Known:
         """N3."""
         known = {"verified": "verified", "seen": "external", "pinned": "external"}
         return known.get(self.state, "untrusted")
+
+
+class Shadows(Protocol):
+    """Addresses without a key of their own (foreign.py)."""
+
+    def held(self, text: str) -> Known | None:
+        """The contact that an address can be made, of which mail is held back that nobody proved.
+
+        None if there is no such mail, or if the address is a contact with a key of its own.
+        """
+
+    def unproved_of(self, contact: Known) -> bytes | None:
+        """The key of what came unproved from the address of a contact; None if it has its own."""
 
 
 def known_of(row: sqlite3.Row) -> Known:

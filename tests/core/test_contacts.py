@@ -120,7 +120,7 @@ async def test_n2_mail_under_another_key_waits_for_the_users_decision(node, alic
     assert node.lists.listing(alice, fakes.Filter()).quarantined == 2
 
 
-async def test_n2_accepted_mail_comes_in_order_with_new_numbers(node, alice, bob, impostor):
+async def test_n5_accepted_mail_comes_in_order_with_new_numbers(node, alice, bob, impostor):
     await get(node, bob, alice, "1")
     await get(node, impostor, alice, "2")
     await get(node, impostor, alice, "3", 2)

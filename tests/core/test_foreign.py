@@ -182,6 +182,68 @@ async def test_x4_a_quarantined_stranger_comes_in_when_the_user_says_so(node, al
     assert foreign.protocol_of(foreign.key_of(BOB)) == "amp"
 
 
+# X7: what nobody proved, and the user lets in
+
+
+async def test_x7_unproved_mail_of_a_stranger_is_let_in_when_the_user_says_so(node, alice, foreign):
+    node.contacts.unknown_senders = "quarantine"
+    await foreign.take_in(letter(alice, proved=False, context='{"amtp":{}}'))
+    assert contacts(node) == []
+    last = node.lists.last_number(alice)
+    await node.contacts.accept(str(BOB))
+    await foreign.take_in(letter(alice, number=2, body="later", proved=False))
+    assert node.bodies(alice, after=str(last)) == ["hello", "later"]
+    assert [each.trust for each in node.inbox(alice)] == ["untrusted"] * 2
+    assert node.inbox(alice, box="quarantine") == []
+    assert contacts(node) == [(foreign.key_of(BOB), "pinned", "amtp")]
+    assert node.contacts.resolve(str(BOB)).key == foreign.key_of(BOB)
+
+
+@pytest.mark.parametrize("context", [None, '{"amp":{}}', '{"amtp":{}}'])
+async def test_x7_and_answers_go_back_by_the_protocol_that_it_came_by(
+    node, alice, foreign, context
+):
+    node.contacts.unknown_senders = "quarantine"
+    await foreign.take_in(letter(alice, proved=False, context=context))
+    await node.contacts.accept(str(BOB))
+    by = "amp" if context and 'amp"' in context else "amtp"
+    assert foreign.protocol_of(foreign.key_of(BOB)) == by
+
+
+@pytest.mark.parametrize("proved_first", [True, False])
+async def test_x7_it_comes_with_what_is_proved_in_their_order(node, alice, foreign, proved_first):
+    node.contacts.unknown_senders = "quarantine"
+    await foreign.take_in(letter(alice, body="one", proved=proved_first))
+    await foreign.take_in(letter(alice, number=2, body="two", proved=not proved_first))
+    await node.contacts.accept(str(BOB))
+    assert node.bodies(alice) == ["one", "two"]
+    trusts = ["external", "untrusted"]
+    assert [e.trust for e in node.inbox(alice)] == (trusts if proved_first else trusts[::-1])
+
+
+async def test_x7_also_of_somebody_who_was_written_to_meanwhile(node, alice, foreign):
+    node.contacts.unknown_senders = "quarantine"
+    await foreign.take_in(letter(alice, proved=False))
+    await foreign.introduce(BOB, "amp")
+    await node.contacts.accept(str(BOB))
+    assert node.bodies(alice) == ["hello"]
+    assert contacts(node) == [(foreign.key_of(BOB), "pinned", "amp")]
+    with pytest.raises(Invalid):
+        await node.contacts.accept(str(BOB))
+
+
+async def test_x7_a_contact_with_a_key_of_its_own_is_not_replaced(node, alice, foreign, other):
+    bob = await other.agent("bob")
+    claimed = letter(alice, proved=False, sender=bob.address)
+    node.contacts.unknown_senders = "quarantine"
+    await foreign.take_in(claimed)
+    await node.contacts.add(fakes.link(bob))
+    with pytest.raises(Invalid):
+        await node.contacts.accept(str(bob.address))
+    assert [each[:2] for each in contacts(node, bob.address)] == [(bob.key, "verified")]
+    assert (node.bodies(alice), node.bodies(alice, box="quarantine")) == ([], ["hello"])
+
+
 # X5: kept once
 
 

@@ -8,6 +8,7 @@ it; from the user's word on that way has it too, once, and what comes later behi
 import fakes
 import pytest
 import trio
+from core.test_foreign import BOB, letter
 from edge import local_node
 from edge.amp.test_mirror import Person, files, filled, folder_of
 from edge.amp.test_webhooks import hooks
@@ -241,3 +242,18 @@ async def test_pu1_a_target_is_pushed_released_mail_as_it_is_released(tmp_path, 
             return [each["payload"]["text"] for each in target.bodies]
 
         await play(mail, heard)
+
+
+async def test_pu1_also_what_a_stranger_of_amtp_did_not_sign(tmp_path):
+    target = Target((200, b""))
+    async with team(tmp_path, http=target) as us:
+        await us.register("alice", delivery_mode="push", push_target=TARGET)
+        mail = Mail(us.here.node, None)
+        alice = await mail.alice()
+        unsigned = letter(alice, body="held 1", payload=None, context=None, proved=False)
+        await us.here.shared.foreign.take_in(unsigned)
+        await mail.known("before")
+        await mail.taken()
+        await mail.node.contacts.accept(str(BOB))
+        await mail.taken()
+        assert [each["payload"]["text"] for each in target.bodies] == ["before", "held 1"]
