@@ -40,7 +40,7 @@ from ampd.model.message import Delivery, Envelope, digest
 from ampd.model.values import value
 from ampd.storage.relay_store.port import RETRY_MAILBOX, Full, Held, Limits, RelayStore
 
-AT_ONCE: Final = 32  # envelopes under way to one collector: half a session's window
+AT_ONCE: Final = 32  # envelopes under way from one mailbox: what they hold in memory
 MAX_CLAIMS: Final = 256  # mailboxes of one node
 MAX_ANSWER: Final = 200  # cards in one answer
 NODE_BYTES: Final = 1 << 30  # a tenth of what a relay keeps

@@ -10,6 +10,7 @@ from ampd.crypto.keys import SigningKey
 from ampd.model.address import Address, ContactLink, fingerprint
 from ampd.model.card import CARD_CONTEXT
 from ampd.model.errors import Invalid, Refused
+from ampd.storage.records import State
 
 NODE = b"n" * 32
 BOB = "bob@there.local"
@@ -131,6 +132,32 @@ async def test_n5_accepted_mail_comes_in_order_with_new_numbers(node, alice, bob
     assert node.bodies(alice, after=str(last)) == ["2", "3"], "who follows by number sees them"
     assert [each.state for each in node.inbox(alice)] == ["unread"] * 4
     assert node.inbox(alice, box="quarantine") == []
+
+
+async def test_n5_an_index_made_anew_has_it_at_the_same_place(node, alice, bob, impostor):
+    def boxes():
+        found = node.inbox(alice, box="all")
+        numbers = [(each.number, each.state, each.preview) for each in found]
+        return numbers, node.lists.listing(alice, fakes.Filter()).total
+
+    await get(node, bob, alice, "1")
+    for order in range(1, 5):
+        await get(node, impostor, alice, f"held {order}", order)
+    await node.contacts.accept(BOB)
+    assert boxes()[0][0] == (1, "unread", "1")
+    assert [each[0] for each in boxes()[0][1:]] == [6, 7, 8, 9]
+    await node.marks.set(alice, ["7"], State.READ)
+    await node.marks.set(alice, ["8"], State.ACKED)
+    await node.marks.delete(alice, ["9"])
+    before = boxes()
+    await node.store.rebuild()
+    assert boxes() == before
+    await node.store.clean(deleted_within=0)
+    await node.store.rebuild()
+    assert boxes() == before
+    await node.send(alice, "alice", "next")
+    assert node.lists.last_number(alice) == 10
+    assert (await fakes.checkup(node).run(repair=False)).ok
 
 
 async def test_n2_several_claims_must_be_told_apart(node, alice, bob, impostor):

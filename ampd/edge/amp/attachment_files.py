@@ -14,7 +14,7 @@ Blocking work is done in worker threads.
 
 import hashlib
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -29,6 +29,7 @@ Verdict = Literal["basic_clean", "suspicious", "rejected"]
 SNIFFED: Final = 512  # bytes: where every magic number below stands
 MOST: Final = 4 << 30  # bytes of all agents' attachments
 RESERVE: Final = 256 << 20  # bytes that mail needs more than files do
+PIECE: Final = 64 << 10  # bytes read at once
 _PART: Final = ".part"
 
 _PROGRAMS: Final = (
@@ -138,10 +139,15 @@ class AttachmentFiles:
             path.unlink(missing_ok=True)
             raise
 
-    def read(self, identifier: str) -> bytes:
-        """All bytes; for a worker thread. Raises StorageError."""
+    async def pieces(self, identifier: str) -> AsyncGenerator[bytes, None]:
+        """All bytes, at most PIECE of them at a time; to be closed. Raises StorageError."""
         try:
-            return self.path(identifier).read_bytes()
+            file = await trio.to_thread.run_sync(_open, self.path(identifier))
+            try:
+                while piece := await trio.to_thread.run_sync(file.read, PIECE):
+                    yield piece
+            finally:
+                file.close()
         except OSError as exc:
             raise StorageError(f"an attachment cannot be read: {exc.strerror}") from exc
 
@@ -170,6 +176,10 @@ class AttachmentFiles:
         """Bytes that are free on the disk."""
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb", buffering=0)
 
 
 def _create(path: Path) -> BinaryIO:

@@ -273,18 +273,19 @@ class Attachments:
 
     async def _bytes(self, identifier: str, known: dict[str, Any]) -> Answer:
         """AT6."""
+        await trio.lowlevel.checkpoint()
         if known["status"] == "pending":
             raise Fault("attachment_pending", 409, "its bytes did not come yet")
         if known["status"] == "rejected":
             raise Fault("attachment_rejected", 422, f"{identifier} was rejected")
-        data = await trio.to_thread.run_sync(self._files.read, identifier)
         name = quote(known["filename"], safe="")
         headers = {
             "Content-Type": known["content_type"],
             "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
-        return Answer(200, data, headers)
+        stream = self._files.pieces(identifier)
+        return Answer(200, headers=headers, stream=stream, stream_size=known["size"])
 
     # --- the end of attachments -----------------------------------------------------------------
 

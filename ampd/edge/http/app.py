@@ -17,7 +17,7 @@
 Written against the ASGI specification 3.0 (HTTP & WebSocket message format 2.3) without a web
 framework: what we need of one is the table of routes.
 
-Not here: the listening socket, TLS, HTTP's own syntax (server.py).
+Not here: the listening socket, TLS, HTTP's own syntax (server.py); sending (sending.py).
 """
 
 import re
@@ -31,6 +31,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -39,6 +40,7 @@ import trio
 from ampd.edge.bugs import contained
 from ampd.edge.http.guard import Guard, check_type
 from ampd.edge.http.memory import Memory, Share
+from ampd.edge.http.sending import Receive, Send, beside, left, send_answer, send_stream
 from ampd.edge.http.sockets import AsgiSocket
 from ampd.edge.http.words import Answer, HttpRefused, Request, Route, Service, SocketRoute
 from ampd.model.errors import AmpdError
@@ -53,19 +55,9 @@ _LAST: Final = frozenset(
 _DRAIN_WITHIN: Final = 2.0  # seconds in which who sends too much may finish, and hear why
 
 Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Pick = Callable[[str, Sequence[str], str], tuple[str, tuple[str, ...]]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-_ALWAYS: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"x-xss-protection", b"1; mode=block"),
-    (b"referrer-policy", b"strict-origin-when-cross-origin"),
-)
-_PRIVATE: Final = (b"cache-control", b"no-store")
-_HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Table:
@@ -141,6 +133,11 @@ class _Head:
     path: tuple[str, ...]
     read: bool = False  # the body was read to its end
 
+    @property
+    def is_http1(self) -> bool:
+        """Whether its connection is HTTP/1.0 or HTTP/1.1."""
+        return str(self.scope.get("http_version")).startswith("1")
+
 
 class App:
     """An ASGI application over the services."""
@@ -175,13 +172,20 @@ class App:
         except HttpRefused as exc:
             answer = head.table.service.failure(head.request, exc)
         head.request = replace(head.request, body=b"")
-        if head.read:
-            await _send(send, head.request, answer)
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_drain, receive)  # the server waits until somebody takes it
-            await _send(send, head.request, answer)
-            nursery.cancel_scope.cancel()
+
+        async def say() -> None:
+            if answer.stream is None:
+                await send_answer(send, head.request, answer)
+            else:
+                fail = partial(head.table.service.failure, head.request)
+                await send_stream(send, head.request, answer, fail)
+
+        if not head.is_http1:
+            await say()
+        elif head.read:
+            await say()
+        else:  # the server waits until somebody takes it
+            await beside(say, partial(_drained, receive))
 
     async def close_sockets(self) -> None:
         """Close every open WebSocket: the server goes away (H6)."""
@@ -268,7 +272,7 @@ class App:
                 raise HttpRefused("there is no WebSocket at this path", code="no_route")
         except HttpRefused as exc:
             answer = head.table.service.failure(head.request, exc)
-            await _send(send, head.request, answer, "websocket.http")
+            await send_answer(send, head.request, answer, "websocket.http")
             return
         socket = AsgiSocket(head.request, receive, send)
         self._open.add(socket)
@@ -328,7 +332,7 @@ async def _cut(answer: Answer, head: _Head, receive: Receive) -> Answer:
     with trio.move_on_after(_DRAIN_WITHIN):
         await _drain(receive)
         head.read = True
-    if not str(head.scope.get("http_version")).startswith("1"):
+    if not head.is_http1:
         return answer
     return replace(answer, headers={**answer.headers, "Connection": "close"})
 
@@ -359,7 +363,7 @@ def _size(head: _Head) -> int:
 
 def _closing(answer: Answer, head: _Head, exc: HttpRefused) -> Answer:
     """The same, as the last on its connection, if what follows there cannot be trusted."""
-    if exc.code not in _LAST or not str(head.scope.get("http_version")).startswith("1"):
+    if exc.code not in _LAST or not head.is_http1:
         return answer
     return replace(answer, headers={**answer.headers, "Connection": "close"})
 
@@ -370,16 +374,7 @@ async def _drain(receive: Receive) -> None:
         pass
 
 
-async def _send(send: Send, request: Request, answer: Answer, prefix: str = "http") -> None:
-    headers = [(b"x-request-id", request.id.encode("latin-1")), *_ALWAYS]
-    own = {name.lower(): value for name, value in answer.headers.items()}
-    if "cache-control" not in own:
-        headers.append(_PRIVATE)
-    if request.secure:
-        headers.append(_HSTS)
-    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
-    if answer.status != 204:
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    kind = {"type": f"{prefix}.response.start", "status": answer.status, "headers": headers}
-    await send(kind)
-    await send({"type": f"{prefix}.response.body", "body": answer.body})
+async def _drained(receive: Receive) -> None:
+    """The same, and no end: nothing is over because all has come."""
+    await _drain(receive)
+    await trio.sleep_forever()

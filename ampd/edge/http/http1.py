@@ -27,6 +27,7 @@ import h11
 import trio
 
 from ampd.edge.http.app import HEAD_BYTES, App
+from ampd.edge.http.words import AnswerBroken
 from ampd.model.values import value
 
 _RECEIVE: Final = 1 << 16  # bytes read at once
@@ -81,8 +82,8 @@ class Http1:
                 await self._app(self._scope(request), self._receive, self._send)
                 if not self._goes_on():
                     break
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None  # the caller has left
+        except (trio.BrokenResourceError, trio.ClosedResourceError, AnswerBroken):
+            return None  # the caller has left, or must not take a part for the whole
         except h11.RemoteProtocolError as exc:
             await self._refuse(exc.error_status_hint)
         return None
@@ -163,7 +164,9 @@ class Http1:
             await self._stream.send_all(self._held)
             self._held = b""
         held, self._held = self._held, b""
-        await self._stream.send_all(held + data + self._http.send(h11.EndOfMessage()))
+        end = b"" if message.get("more_body") else self._http.send(h11.EndOfMessage())
+        if held or data or end:
+            await self._stream.send_all(held + data + end)
 
     def _goes_on(self) -> bool:
         """Whether another request may follow (T2)."""

@@ -43,6 +43,7 @@ from hypercorn.typing import ConnectionState
 from ampd.edge.bugs import BugError, contained
 from ampd.edge.http.app import HEAD_BYTES, App
 from ampd.edge.http.http1 import Ends, Heads, Http1
+from ampd.edge.http.words import AnswerBroken
 from ampd.model.errors import Invalid, Unavailable
 from ampd.model.values import value
 
@@ -127,7 +128,6 @@ class Server:
         self._config = _config()
         self._terminated = EventWrapper()
         self._heads = Heads(HEAD_WITHIN)
-        self._wrapped = ASGIWrapper(app)  # type: ignore[arg-type]
         self._hosts: Counter[str] = Counter()
         self._accepting = trio.CancelScope()
 
@@ -217,7 +217,15 @@ class Server:
 
     def _hypercorn(self, wire: Any) -> "_Connection":
         context = _Context(self._terminated)
-        server = _Connection(self._wrapped, self._config, context, ConnectionState({}), wire)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await self._app(scope, receive, send)
+            except AnswerBroken:  # hypercorn would leave the caller waiting for the rest
+                await trio.aclose_forcefully(wire)
+
+        wrapped = ASGIWrapper(app)
+        server = _Connection(wrapped, self._config, context, ConnectionState({}), wire)
         server.idle_task = _Idle(self._terminated)
         return server
 

@@ -84,6 +84,13 @@ class Answer:
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: AsyncGenerator[bytes, None] | None = None  # a body in pieces, instead of `body`;
+    stream_size: int = 0  # its bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return len(self.body) if self.stream is None else self.stream_size
 
     @classmethod
     def json(
@@ -97,6 +104,10 @@ class Answer:
     def text(cls, status: int, text: str, headers: Mapping[str, str] | None = None) -> "Answer":
         """An answer in plain text."""
         return cls(status, text.encode(), {"Content-Type": TEXT, **(headers or {})})
+
+
+class AnswerBroken(AmpdError):
+    """The head of an answer was sent, and its body cannot be: its connection must end."""
 
 
 class SocketClosed(AmpdError):
