@@ -229,26 +229,30 @@ class Writer:
     # --- writing -------------------------------------------------------------------------
 
     def commit(self, batch: list[Work]) -> set[Topic]:
-        """Run a batch under one sync; if that fails and it was shared, each on its own."""
+        """Run a batch under one sync; if that fails and it was shared, each on its own.
+
+        Whom that wakes: also those of what the index had not followed until now (E3).
+        """
+        woken: set[Topic] = set()
         try:
-            return self._attempt(batch)
+            woken = self._recover()
+            return woken | self._attempt(batch)
         except (AmpdError, sqlite3.Error) as exc:
             self._undo()
             if is_full(exc) and all(work.urgent for work in batch) and self._give_room():
-                return self.commit(batch)
+                return woken | self.commit(batch)
             if len(batch) > 1:
-                return {topic for work in batch for topic in self.commit([work])}
+                return woken.union(*(self.commit([work]) for work in batch))
             batch[0].result = outcome.Error(self._storage_error(exc))
             if indexes.is_damage(exc):
                 self.damaged = str(exc)
-            return set()
+            return woken
 
     def _attempt(self, batch: list[Work]) -> set[Topic]:
-        topics = self._recover()
         index, before = self.index, self.journal.checkpoint.seq
         done = self._run(batch, careful=False) or self._run(batch, careful=True)
         payloads = [payload for each in done for payload in each.payloads]
-        topics.update(topic for each in done for topic in each.topics)
+        topics = {topic for each in done for topic in each.topics}
         if payloads:
             urgent = all(work.urgent for work in batch)
             if not urgent and not self._room.hold():

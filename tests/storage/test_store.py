@@ -29,6 +29,8 @@ from storage.mail import (
 
 from ampd.model.errors import Invalid, StorageError
 from ampd.storage.records import Kept, Marked, Progress, State
+from ampd.storage.transaction import Work
+from ampd.storage.writer import Writer
 
 
 def scenario(folder, *works, **how):
@@ -408,6 +410,42 @@ async def test_e3_e4_p5_with_a_full_disk_marks_go_on_and_mail_comes_back_with_ro
     filler.unlink()
     await store.write(local())
     store._view.close()
+
+
+class Crowded:
+    """An index's connection, on a disk that has no room for a COMMIT while `full`."""
+
+    def __init__(self, db):
+        self.db, self.full = db, True
+
+    def execute(self, sql, *values):
+        if self.full and sql == "COMMIT":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self.db.execute(sql, *values)
+
+    def __getattr__(self, name):
+        return getattr(self.db, name)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_e3_whom_the_index_woke_too_early_is_woken_when_it_follows(tmp_path, together):
+    def broken(_tx):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    def boxes():
+        return writer.index.db.execute("SELECT count(*) FROM boxes").fetchone()[0]
+
+    writer = Writer(tmp_path, b"k" * 32, lambda: 1)
+    writer.commit([Work(agents, urgent=True)])
+    disk = writer.index._db = Crowded(writer.index._db)
+    woken = writer.commit([Work(local(), urgent=True)])
+    assert (("box", BOB.public) in woken, writer.behind) == (True, True)
+    disk.full = False
+    woken = writer.commit([Work(broken, urgent=True) for _ in range(together)])
+    assert (("box", BOB.public) in woken, boxes()) == (True, 1)
+    writer.close()
 
 
 def test_e5_damage_and_a_torn_tail_are_logged_when_they_are_found(tmp_path, caplog):
