@@ -24,7 +24,6 @@ import re
 import uuid
 from collections.abc import (
     AsyncGenerator,
-    Awaitable,
     Callable,
     Mapping,
     MutableMapping,
@@ -181,7 +180,7 @@ class App:
                 await send_stream(send, head.request, answer, fail)
 
         if not head.is_http1:
-            await say()
+            await beside(say, partial(left, receive))
         elif head.read:
             await say()
         else:  # the server waits until somebody takes it

@@ -79,10 +79,12 @@ class Depot:
         carried = [{"id": each, "size": 5} for each in ids]
         return self.made.check(agent, {"attachments": carried}, **options)
 
+    @property
+    def folder(self):
+        return self.place.shared.values.state / "attachments"
+
     def files(self):
-        return sorted(
-            each.name for each in (self.place.shared.values.state / "attachments").iterdir()
-        )
+        return sorted(each.name for each in self.folder.iterdir())
 
 
 @asynccontextmanager
@@ -380,7 +382,7 @@ async def test_at3_what_was_sent_stays_as_long_as_its_message(tmp_path):
 
 async def test_at3_a_half_file_of_a_crash_is_swept(tmp_path):
     async with depot(tmp_path) as here:
-        (here.place.shared.values.state / "attachments" / "att_1_a.00.part").write_bytes(b"h")
+        (here.folder / "att_1_a.00.part").write_bytes(b"h")
         assert (await here.made.sweep(), here.files()) == (1, [])
 
 
@@ -444,6 +446,36 @@ async def test_at6_a_browser_shows_none(tmp_path):
         assert headers["content-disposition"].startswith("attachment;")
         assert headers["x-content-type-options"] == "nosniff"
         assert "sandbox" in headers["content-security-policy"]
+
+
+async def test_a_file_is_read_in_pieces_and_closed_when_nobody_wants_more(tmp_path, monkeypatch):
+    opened = []
+
+    def recorded(path):
+        opened.append(path.open("rb", buffering=0))
+        return opened[-1]
+
+    monkeypatch.setattr(attachment_files, "_open", recorded)
+    monkeypatch.setattr(attachment_files, "PIECE", 2)
+    async with depot(tmp_path) as here:
+        identifier = await here.brought(b"hello")
+        assert (await here.get(f"{identifier}/download")).body == b"hello"
+        async with aclosing(AttachmentFiles(here.folder).pieces(identifier)) as pieces:
+            assert [await anext(pieces), await anext(pieces)] == [b"he", b"ll"]
+            assert [each.closed for each in opened] == [True, False]
+        assert opened[1].closed
+        head = await here.place.request("HEAD", f"/api/attachments/{identifier}/download",
+                                        token=ALICE)  # fmt: skip
+        assert (head.status, head.headers["content-length"], len(opened)) == (200, "5", 2)
+
+
+async def test_a_file_that_is_not_there_any_more_is_unavailable(tmp_path):
+    async with depot(tmp_path) as here:
+        identifier = await here.brought()
+        (here.folder / identifier).unlink()
+        answer = await here.get(f"{identifier}/download")
+        assert code(answer) == (503, "unavailable")
+        assert str(tmp_path) not in answer.text
 
 
 async def test_only_the_sender_and_the_readers_of_its_message_may_ask(tmp_path):
