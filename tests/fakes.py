@@ -18,6 +18,7 @@ from ampd.core.checkup import Checkup
 from ampd.core.contacts import Contacts
 from ampd.core.directory import Directory
 from ampd.core.flagging import Flagging
+from ampd.core.json_text import to_value
 from ampd.core.letters import Letters
 from ampd.core.lists import Filter, Lists
 from ampd.core.mailbox import Mailbox
@@ -315,3 +316,26 @@ async def with_new_keys(node, agent):
     changed = node.agents._signed(replace(agent, keys=keys), card_number, Profile())
     await node.agents._keep(changed)
     return changed
+
+
+async def until(node, condition, topic="outbox"):
+    """Wait until something written makes `condition` true."""
+    while True:
+        changed = node.store.changed(topic)
+        if condition():
+            return
+        await changed.wait()
+
+
+async def emptied(node):
+    """Wait until nothing is left to carry."""
+    await until(node, lambda: not node.outbox())
+
+
+def notices(node, agent):
+    """The facts of what the node wrote to an agent."""
+    return [
+        to_value(node.reading.full(agent, each.seq).payload)
+        for each in node.inbox(agent)
+        if each.type == "system"
+    ]

@@ -10,13 +10,12 @@ from collections import Counter
 import fakes
 import pytest
 import trio
-from fakes import LIMIT
+from fakes import LIMIT, emptied, notices, until
 from trio.testing import wait_all_tasks_blocked
 
 from ampd.core import abroad as module
 from ampd.core.abroad import Abroad
 from ampd.core.foreign import Foreign
-from ampd.core.json_text import to_value
 from ampd.core.letters import Letters
 from ampd.core.submission import Draft
 from ampd.core.tracking import Tracking
@@ -119,28 +118,8 @@ async def running(ready, nursery):
     return ready
 
 
-async def until(node, condition):
-    while True:
-        changed = node.store.changed("outbox")
-        if condition():
-            return
-        await changed.wait()
-
-
-async def emptied(node):
-    await until(node, lambda: not node.outbox())
-
-
 def state(node, agent, sent):
     return node.tracking.deliveries(agent, sent.id)[2][0]
-
-
-def notices(node, agent):
-    return [
-        to_value(node.reading.full(agent, each.seq).payload)
-        for each in node.inbox(agent)
-        if each.type == "system"
-    ]
 
 
 def away(parcel):

@@ -8,7 +8,7 @@ import random
 import fakes
 import pytest
 import trio
-from fakes import DAY, HOUR, Lan
+from fakes import DAY, HOUR, Lan, until
 
 from ampd.core import handover
 from ampd.core.handover import Handover
@@ -74,14 +74,6 @@ async def ready(node, other, alice, bob, clock, relays):
 async def running(ready, nursery):
     nursery.start_soon(ready.handover.run)
     return ready
-
-
-async def until(node, condition):
-    while True:
-        changed = node.store.changed("outbox")
-        if condition():
-            return
-        await changed.wait()
 
 
 def status(node):

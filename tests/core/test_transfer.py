@@ -9,11 +9,10 @@ from collections import Counter
 import fakes
 import pytest
 import trio
-from fakes import Lan
+from fakes import Lan, emptied, notices, until
 from trio.testing import wait_all_tasks_blocked
 
 from ampd.core import offering, transfer
-from ampd.core.json_text import to_value
 from ampd.core.receipts import receipt_for
 from ampd.model.errors import Refused, StaleKey, StorageError, Unavailable
 from ampd.model.message import Delivery, Message
@@ -49,28 +48,6 @@ async def ready(node, other, alice, bob):
 async def running(ready, nursery):
     nursery.start_soon(ready.transfer.run)
     return ready
-
-
-async def until(node, condition, topic="outbox"):
-    """Wait until something written makes `condition` true."""
-    while True:
-        changed = node.store.changed(topic)
-        if condition():
-            return
-        await changed.wait()
-
-
-async def emptied(node):
-    await until(node, lambda: not node.outbox())
-
-
-def notices(node, agent):
-    """The facts of what the node wrote to an agent."""
-    return [
-        to_value(node.reading.full(agent, each.seq).payload)
-        for each in node.inbox(agent)
-        if each.type == "system"
-    ]
 
 
 # D1: nothing is given up by a count of attempts

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
 from faults.crash_harness_mutants import planted
@@ -17,12 +15,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
 ]
 SENDERS = 3
-
-
-@pytest.fixture
-def work():
-    with tempfile.TemporaryDirectory(prefix="amp") as folder:
-        yield Path(folder)
 
 
 def session(node):

@@ -5,8 +5,6 @@ crash_harness.py says what is done and crash_harness_oracle.py what is looked at
 """
 
 import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 from faults import crash_harness
@@ -14,12 +12,6 @@ from faults.crash_harness_mutants import planted
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-
-
-@pytest.fixture
-def work():
-    with tempfile.TemporaryDirectory(prefix="amp") as folder:
-        yield Path(folder)
 
 
 def unharmed(harness):

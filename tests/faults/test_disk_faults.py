@@ -5,39 +5,16 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 from faults.crash_harness_mutants import planted
 from faults.crash_harness_node import Node, NotReady, Told, Unknown, listed
-from faults.crash_harness_warm import Warm
 from faults.disk_faults import SmallDisk, failing
 from faults.power_loss import LoopDisk, why_not
 
 pytestmark = pytest.mark.slow
 needs_mounts = pytest.mark.skipif(bool(why_not("ext4")), reason=why_not("ext4") or "has disks")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-
-
-@pytest.fixture
-def work():
-    with tempfile.TemporaryDirectory(prefix="amp") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
-def warm():
-    with tempfile.TemporaryDirectory(prefix="amp") as folder:
-        warm = Warm(os.environ, Path(folder) / "log")
-        yield warm
-        warm.close()
-
-
-@pytest.fixture
-def node(work, warm):
-    with Node(work / "home", work / "log", warm=warm) as node:
-        yield node
 
 
 def settle(node, messages=0):

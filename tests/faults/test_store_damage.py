@@ -1,38 +1,15 @@
 """What a user sees when the disk is full, bytes are damaged, or a file is taken away (P4, P5)."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import pytest
 from faults.crash_harness_node import Node, Told, listed
-from faults.crash_harness_warm import Warm
 from faults.disk_faults import SmallDisk
 from faults.power_loss import why_not
 
 pytestmark = pytest.mark.slow
 needs_mounts = pytest.mark.skipif(bool(why_not("ext4")), reason=why_not("ext4") or "has disks")
-
-
-@pytest.fixture
-def work():
-    with tempfile.TemporaryDirectory(prefix="amp") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
-def warm():
-    with tempfile.TemporaryDirectory(prefix="amp") as folder:
-        warm = Warm(os.environ, Path(folder) / "log")
-        yield warm
-        warm.close()
-
-
-@pytest.fixture
-def node(work, warm):
-    with Node(work / "home", work / "log", warm=warm) as node:
-        yield node
 
 
 def settle(node, messages):

@@ -1,6 +1,7 @@
 """Records as a node writes them, and every answer of an index, for the tests of the store."""
 
 import os
+import shutil
 
 from ampd.core.checkup import _TABLES, _rows
 from ampd.crypto.keys import SigningKey
@@ -120,3 +121,15 @@ def answers(store):
 
 def opened(folder, clock=None, **how):
     return Store(folder, KEY, clock or Clock(), **how)
+
+
+def rebuilt(store):
+    """The answers of a copy of this store whose index was deleted."""
+    there = store.index_path.parent.with_name("copy")
+    shutil.rmtree(there, ignore_errors=True)
+    shutil.copytree(store.index_path.parent, there)
+    (there / "index.sqlite").unlink()
+    other = opened(there, segment_bytes=8192)
+    found = answers(other)
+    other.close()
+    return found

@@ -1,7 +1,5 @@
 """K1-K4 of the compaction, A1-A2 of the index, R1-R3 of the records."""
 
-import shutil
-
 import pytest
 from storage.mail import (
     ALICE,
@@ -14,6 +12,7 @@ from storage.mail import (
     local,
     opened,
     outgoing,
+    rebuilt,
 )
 
 from ampd.storage.journal import Journal
@@ -40,18 +39,6 @@ async def store(tmp_path, nursery):
     found = opened(tmp_path, segment_bytes=8192)
     await nursery.start(found.run)
     await found.write(agents)
-    return found
-
-
-def rebuilt(store):
-    """The answers of a copy of this store whose index was deleted."""
-    there = store.index_path.parent.with_name("copy")
-    shutil.rmtree(there, ignore_errors=True)
-    shutil.copytree(store.index_path.parent, there)
-    (there / "index.sqlite").unlink()
-    other = opened(there, segment_bytes=8192)
-    found = answers(other)
-    other.close()
     return found
 
 

@@ -1,7 +1,5 @@
 """A sender that makes up epochs makes no more rows than rows.py, H2, lets it."""
 
-import shutil
-
 import pytest
 from storage.mail import (
     ALICE,
@@ -13,6 +11,7 @@ from storage.mail import (
     deleted,
     incoming,
     opened,
+    rebuilt,
     signed,
 )
 
@@ -39,18 +38,6 @@ def epochs(store, table="pairs_in", sender=CAROL):
 
 def newest(count):
     return {epoch(number) for number in range(count - EPOCHS, count)}
-
-
-def rebuilt(store):
-    """The answers of a copy of this store whose index was deleted."""
-    there = store.index_path.parent.with_name("copy")
-    shutil.rmtree(there, ignore_errors=True)
-    shutil.copytree(store.index_path.parent, there)
-    (there / "index.sqlite").unlink()
-    other = opened(there, segment_bytes=8192)
-    found = answers(other)
-    other.close()
-    return found
 
 
 async def test_h2_the_oldest_epochs_of_a_pair_go_with_their_gaps(store):
