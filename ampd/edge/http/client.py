@@ -10,12 +10,15 @@
   HC4  Nothing takes longer than its timeout or more than its limit: of a longer answer the
        beginning is kept, and `whole` is false.
   HC5  No proxy, no credentials, no cookies come from the environment or stay behind.
+  HC6  One origin has at most PER_ORIGIN of the connections, so that one that answers nobody leaves
+       the others theirs; who waits for one is served in the order of asking, within its timeout.
 
 Refused: the URL may not be asked, now or later. Unavailable: it did not answer; maybe later.
 """
 
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urljoin
 
@@ -29,10 +32,13 @@ from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.model.values import value
 
 _CONNECTIONS: Final = 50  # at once, to all hosts
+PER_ORIGIN: Final = 8  # what browsers allow themselves, about (they take 6)
 _KEPT_OPEN: Final = 10
 _KEPT_FOR: Final = 15.0  # seconds; a server closes them sooner or later, and we race with it
 _ONE_ADDRESS: Final = 5.0  # seconds for one of several addresses to answer
 _HARMLESS: Final = frozenset(("accept", "content-type", "content-length", "user-agent"))
+
+Origin = tuple[str, str, int]
 
 
 @value
@@ -59,6 +65,7 @@ class HttpClient:
         self._listed = frozenset(each.lower() for each in webhook_hosts)
         self._tls = tls
         self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
+        self._turns: dict[tuple[bool, Origin], trio.CapacityLimiter] = {}  # HC6
 
     async def send(
         self,
@@ -86,7 +93,8 @@ class HttpClient:
         self, request: "_Request", redirects: int, *, anywhere: bool, limit: int
     ) -> Reply:
         while True:
-            reply = await self._once(request, anywhere=anywhere, limit=limit)
+            async with self._turn(request.target.origin, anywhere=anywhere):
+                reply = await self._once(request, anywhere=anywhere, limit=limit)
             where = reply.headers.get("location")
             if redirects == 0 or where is None or reply.status not in (301, 302, 303, 307, 308):
                 return reply
@@ -94,6 +102,19 @@ class HttpClient:
             asked = request.target.host
             request = request.redirected(reply.status, where)
             anywhere = anywhere and request.target.host == asked
+
+    @asynccontextmanager
+    async def _turn(self, origin: Origin, *, anywhere: bool) -> AsyncGenerator[None, None]:
+        """HC6; what is asked on a stranger's word holds up nothing else."""
+        key = anywhere, origin
+        turns = self._turns.setdefault(key, trio.CapacityLimiter(PER_ORIGIN))
+        try:
+            async with turns:
+                yield
+        finally:
+            found = turns.statistics()
+            if not found.borrowed_tokens and not found.tasks_waiting:
+                self._turns.pop(key, None)
 
     async def _once(self, request: "_Request", *, anywhere: bool, limit: int) -> Reply:
         pool = await self._pool(anywhere=anywhere)

@@ -1,11 +1,14 @@
 """Requests to servers elsewhere: only where they may go, and no longer or larger than allowed."""
 
+from functools import partial
+
 import pytest
 import trio
+import trio.testing
 from edge.gateway_harness import Nothing
 from edge.http.serving import certificate, serving
 
-from ampd.edge.http.client import HttpClient
+from ampd.edge.http.client import PER_ORIGIN, HttpClient, Reply
 from ampd.edge.http.dns import Dns
 from ampd.edge.http.server import Tls
 from ampd.edge.http.words import Answer, Route
@@ -34,9 +37,11 @@ class Other(Nothing):
     def __init__(self):
         super().__init__("echo")
         self.seen = []
+        self.held = []
 
     def routes(self):
         return (
+            Route("GET", "/held/{name}", self._hold),
             Route("POST", "/hook", self._hook, any_type=True),
             Route("GET", "/hook", self._hook),
             Route("GET", "/long", self._long),
@@ -54,6 +59,16 @@ class Other(Nothing):
 
     async def _never(self, request):
         await trio.sleep_forever()
+
+    def let_go(self):
+        for _, go_on in self.held:
+            go_on.set()
+
+    async def _hold(self, request):
+        go_on = trio.Event()
+        self.held.append((request.params["name"], go_on))
+        await go_on.wait()
+        return Answer(204)
 
     async def _to(self, request):
         self.seen.append(request)
@@ -245,3 +260,83 @@ async def test_hc5_proxies_of_the_environment_are_not_asked(client, other, monke
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     assert (await client.send("GET", f"{other.url}/hook", anywhere=True)).status == 200
     await client.aclose()
+
+
+async def until_asked(server, count):
+    """Wait for so many requests that the server holds, and that no more will come."""
+    while len(server.service.held) < count:
+        await trio.lowlevel.checkpoint()
+    assert len(server.service.held) == count
+
+
+async def test_hc6_an_origin_that_answers_nobody_leaves_the_others_their_connections(client, other):
+    async with serving(service=Other()) as fast, trio.open_nursery() as nursery:
+        for number in range(60):
+            ask = partial(client.send, "GET", f"{other.url}/held/{number}", anywhere=True)
+            nursery.start_soon(ask)
+        await until_asked(other, PER_ORIGIN)
+        url = f"http://127.0.0.1:{fast.address[1]}/hook"
+        assert (await client.send("GET", url, anywhere=True)).status == 200
+        await until_asked(other, PER_ORIGIN)
+        nursery.cancel_scope.cancel()
+        other.service.let_go()
+    await client.aclose()
+
+
+async def test_hc6_who_waits_is_served_in_the_order_of_asking(client, other):
+    async with trio.open_nursery() as nursery:
+        for number in range(3 * PER_ORIGIN):
+            ask = partial(client.send, "GET", f"{other.url}/held/{number}", anywhere=True)
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+        for number in range(3 * PER_ORIGIN):
+            await until_asked(other, min(number + PER_ORIGIN, 3 * PER_ORIGIN))
+            other.service.held[number][1].set()
+    names = [int(name) for name, _ in other.service.held]
+    assert set(names[:PER_ORIGIN]) == set(range(PER_ORIGIN))
+    assert names[PER_ORIGIN:] == list(range(PER_ORIGIN, 3 * PER_ORIGIN))
+    await client.aclose()
+
+
+async def test_hc6_what_strangers_ask_for_holds_up_nothing_else(other):
+    client = HttpClient(Names(), ["127.0.0.1"])
+    async with trio.open_nursery() as nursery:
+        for number in range(PER_ORIGIN + 1):
+            nursery.start_soon(client.send, "GET", f"{other.url}/held/{number}")
+        await until_asked(other, PER_ORIGIN)
+        assert (await client.send("GET", f"{other.url}/hook", anywhere=True)).status == 200
+        nursery.cancel_scope.cancel()
+        other.service.let_go()
+    await client.aclose()
+
+
+class Turns(HttpClient):
+    """Asks nobody: each answer comes when its time is over."""
+
+    def __init__(self):
+        super().__init__(Names())
+        self.began = []
+
+    async def _once(self, request, *, anywhere, limit):
+        self.began.append((trio.current_time(), request.target.path))
+        await trio.sleep(10)
+        return Reply(200, {}, b"")
+
+
+async def test_hc6_waiting_for_a_turn_counts_as_time(autojump_clock):
+    client, began, late = Turns(), trio.current_time(), []
+
+    async def ask(number):
+        try:
+            await client.send("GET", f"http://a.example/{number}", timeout=15)
+        except Unavailable:
+            late.append((number, trio.current_time() - began))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(2 * PER_ORIGIN + 1):
+            nursery.start_soon(ask, number)
+            await trio.testing.wait_all_tasks_blocked()
+    assert [at - began for at, _ in client.began] == [0] * PER_ORIGIN + [10] * PER_ORIGIN
+    assert sorted(late) == [(number, 15) for number in range(PER_ORIGIN, 2 * PER_ORIGIN + 1)]
+    await client.send("GET", "http://a.example/again")
+    assert client._turns == {}
