@@ -1,4 +1,8 @@
-"""What the provider says of itself to anybody (sections 06, 08 and 09), OpenAPI included."""
+"""What the provider says of itself to anybody (sections 06, 08 and 09), OpenAPI included.
+
+IO1  /health is answered with 200 as long as the program runs, and its status is "unhealthy" while
+     no mail can be taken (readiness.py).
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,8 +11,9 @@ import ampd
 from ampd.edge.amp.keys import ALGORITHMS
 from ampd.edge.amp.openapi import document, in_yaml
 from ampd.edge.amp.transport import Transport
-from ampd.edge.gateway_values import GatewayValues
+from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request
+from ampd.edge.readiness import why_not
 from ampd.protocol.amp.address import Names
 from ampd.protocol.amp.envelope import VERSION
 
@@ -21,8 +26,9 @@ CAPABILITIES: Final = (
 class Info:
     """Answers without an API key."""
 
-    def __init__(self, values: GatewayValues, names: Names, transport: Transport) -> None:
-        self._values = values
+    def __init__(self, shared: Shared, names: Names, transport: Transport) -> None:
+        self._store = shared.rooms.store
+        self._values = shared.values
         self._names = names
         self._transport = transport
         self.started = 0.0  # trio's clock; set when the service runs
@@ -36,9 +42,9 @@ class Info:
         return [*found, "mesh-routing"] if self._values.mesh else found
 
     async def health(self, _request: Request) -> Answer:
-        """GET /health."""
+        """GET /health (IO1)."""
         answer = {
-            "status": "healthy",
+            "status": "unhealthy" if why_not(self._store) else "healthy",
             "version": "0.1.0",
             "provider": self._names.provider,
             "federation": self._transport.federation,

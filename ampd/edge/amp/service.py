@@ -86,7 +86,7 @@ class AmpService:
             self.registration.one,
         )  # fmt: skip
         self._credentials = Credentials(shared, self.accounts)
-        self._info = Info(values, self.names, self.transport)
+        self._info = Info(shared, self.names, self.transport)
 
     # --- what is served -------------------------------------------------------------------
 

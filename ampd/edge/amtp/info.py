@@ -1,7 +1,8 @@
 """How the gateway is: /health, /ready, /metrics, and the description of this API.
 
-IF1  /health is answered as long as the program runs; /ready with 503 while the store cannot
-     write, so that a supervisor sends nobody here.
+IF1  /health is answered with 200 as long as the program runs, since clients read their mail on a
+     full disk too, and says "unhealthy" while no mail can be taken (readiness.py); /ready is 503
+     then, so that a supervisor sends nobody here.
 IF2  /metrics counts in memory since the start; it names no agent.
 """
 
@@ -15,7 +16,7 @@ import ampd
 from ampd.edge.amtp.times import time_text
 from ampd.edge.gateway_values import Shared
 from ampd.edge.http.words import Answer, Request, Route
-from ampd.model.errors import StorageError
+from ampd.edge.readiness import why_not
 
 VERSION: Final = "1.0"
 _DESCRIPTION: Final = "openapi.json"
@@ -45,19 +46,21 @@ class Info:
         ]
 
     async def health(self, _request: Request) -> Answer:
-        """GET /health."""
+        """GET /health (IF1)."""
+        why = why_not(self._shared.rooms.store)
+        store = {"status": "unhealthy", "error": why} if why else {"status": "healthy"}
         return Answer.json(200, {
-            "status": "healthy",
-            "healthy": True,
+            "status": "unhealthy" if why else "healthy",
+            "healthy": not why,
             "timestamp": time_text(self._shared.now()),
             "version": VERSION,
             "implementation": f"ampd/{ampd.__version__}",
-            "components": {"gateway": {"status": "healthy"}},
+            "components": {"gateway": {"status": "healthy"}, "store": store},
         })  # fmt: skip
 
     async def ready(self, _request: Request) -> Answer:
-        """GET /ready."""
-        why = self._why_not()
+        """GET /ready (IF1)."""
+        why = why_not(self._shared.rooms.store)
         store = {"status": "unavailable", "error": why} if why else {"status": "ready"}
         return Answer.json(503 if why else 200, {
             "status": "unavailable" if why else "ready",
@@ -66,13 +69,6 @@ class Info:
             "version": VERSION,
             "dependencies": {"store": store},
         })  # fmt: skip
-
-    def _why_not(self) -> str:
-        try:
-            self._shared.rooms.store.view.execute("SELECT 1")
-        except StorageError as exc:
-            return str(exc)
-        return ""
 
     async def metrics(self, _request: Request) -> Answer:
         """GET /metrics."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ampd.core.agents import Profile
+from ampd.edge import readiness
 from ampd.edge.amtp.mail import as_v7
 from ampd.edge.amtp.times import as_sent, parse_time
 from ampd.model.errors import StorageError
@@ -352,7 +353,19 @@ async def test_if1_health_and_readiness(us, monkeypatch):
     monkeypatch.setattr(type(us.here.node.store.view), "execute", fails)
     ready = await us.here.get("/ready")
     assert (ready.status, ready.json["ready"]) == (503, False)
+    assert ready.json["dependencies"]["store"]["error"] == "what is stored cannot be read now"
     assert (await us.here.get("/health")).status == 200
+
+
+async def test_if1_a_full_disk_is_not_ready(us, monkeypatch):
+    monkeypatch.setattr(readiness, "NOTHING", 1 << 62)
+    ready = await us.here.get("/ready")
+    assert (ready.status, ready.json["status"], ready.json["ready"]) == (503, "unavailable", False)
+    assert "the disk is full" in ready.json["dependencies"]["store"]["error"]
+    health = await us.here.get("/health")
+    assert (health.status, health.json["status"]) == (200, "unhealthy")
+    assert health.json["healthy"] is False
+    assert health.json["components"]["store"]["status"] == "unhealthy"
 
 
 async def test_if2_metrics_count_and_name_nobody(us, alice):
