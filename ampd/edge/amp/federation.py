@@ -30,7 +30,7 @@ from ampd.edge.amp.keys import checker
 from ampd.edge.amp.limits import Limits
 from ampd.edge.amp.outcomes import Outcome
 from ampd.edge.gateway_values import Shared
-from ampd.edge.http.words import Answer, Request
+from ampd.edge.http.words import Answer, Request, outward
 from ampd.model.errors import AmpdError
 from ampd.model.values import value
 from ampd.protocol import raw_json
@@ -79,7 +79,7 @@ class Federation:
         try:
             return await self._deliver(request)
         except AmpdError as exc:
-            fault = fault_of(exc)
+            fault = fault_of(outward(exc, request.path))
             log.warning(
                 "federation.refused",
                 extra={"from_provider": provider, "error": fault.error, "peer": request.peer},

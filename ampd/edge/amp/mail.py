@@ -11,6 +11,7 @@ from ampd.edge.amp import ports
 from ampd.edge.amp.accounts import Account, Accounts
 from ampd.edge.amp.rendering import Document, Rendering, Whole
 from ampd.edge.gateway_mail import GatewayMail
+from ampd.edge.http.words import outward
 from ampd.model.address import Address
 from ampd.model.errors import AmpdError, Refused
 from ampd.protocol.amp.address import Elsewhere, Here, Names, Nearby, Place
@@ -115,4 +116,4 @@ class Mail:
     @staticmethod
     def failure_of(exc: AmpdError) -> Document:
         """An error as AMP has it."""
-        return fault_of(exc).document()
+        return fault_of(outward(exc, "a WebSocket")).document()

@@ -13,6 +13,8 @@
   H5  A request whose length is said twice, by Content-Length and by Transfer-Encoding, is refused
       (RFC 9112, section 6.3): a proxy before us may have read another one (request smuggling).
   H6  When the server stops, every open WebSocket is closed with 1001.
+  H7  What cannot be done now is said without the files and commands of this machine, which the log
+      has (words.py, `outward`).
 
 Written against the ASGI specification 3.0 (HTTP & WebSocket message format 2.3) without a web
 framework: what we need of one is the table of routes.
@@ -41,7 +43,15 @@ from ampd.edge.http.guard import Guard, check_type
 from ampd.edge.http.memory import Memory, Share
 from ampd.edge.http.sending import Receive, Send, beside, left, send_answer, send_stream
 from ampd.edge.http.sockets import AsgiSocket
-from ampd.edge.http.words import Answer, HttpRefused, Request, Route, Service, SocketRoute
+from ampd.edge.http.words import (
+    Answer,
+    HttpRefused,
+    Request,
+    Route,
+    Service,
+    SocketRoute,
+    outward,
+)
 from ampd.model.errors import AmpdError
 
 BODY_WITHIN: Final = 30.0  # seconds: a megabyte over a slow line; slower callers tie up memory
@@ -132,6 +142,10 @@ class _Head:
     path: tuple[str, ...]
     read: bool = False  # the body was read to its end
 
+    def failure(self, exc: AmpdError) -> Answer:
+        """An error in the service's words (H7)."""
+        return self.table.service.failure(self.request, outward(exc, self.request.path))
+
     @property
     def is_http1(self) -> bool:
         """Whether its connection is HTTP/1.0 or HTTP/1.1."""
@@ -176,8 +190,7 @@ class App:
             if answer.stream is None:
                 await send_answer(send, head.request, answer)
             else:
-                fail = partial(head.table.service.failure, head.request)
-                await send_stream(send, head.request, answer, fail)
+                await send_stream(send, head.request, answer, head.failure)
 
         if not head.is_http1:
             await beside(say, partial(left, receive))
@@ -242,7 +255,7 @@ class App:
             with contained(f"{route.method} {route.path}"):
                 return await route.handle(request)
         except AmpdError as exc:
-            return service.failure(request, exc)
+            return service.failure(request, outward(exc, request.path))
 
     def _check(self, head: _Head) -> None:
         headers = head.request.headers

@@ -7,16 +7,26 @@ was found: HttpRefused says which status such a thing has in HTTP.
 Not here: sockets and ASGI (app.py, server.py); which service gets a request (gateway.py).
 """
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Final, Protocol
 
-from ampd.model.errors import AmpdError, Invalid, Refused
+from ampd.model.errors import (
+    AmpdError,
+    Invalid,
+    Refused,
+    StorageError,
+    Unavailable,
+    in_one_line,
+)
 from ampd.model.values import value
 from ampd.protocol import raw_json
 
 JSON: Final = "application/json; charset=utf-8"
 TEXT: Final = "text/plain; charset=utf-8"
+
+log = logging.getLogger("ampd.http")
 
 # code -> status, of what the server refuses by itself
 STATUS: Final = {
@@ -104,6 +114,17 @@ class Answer:
     def text(cls, status: int, text: str, headers: Mapping[str, str] | None = None) -> "Answer":
         """An answer in plain text."""
         return cls(status, text.encode(), {"Content-Type": TEXT, **(headers or {})})
+
+
+def outward(exc: AmpdError, where: str) -> AmpdError:
+    """An error as a caller may read it: it names no file of this machine; the log has all of it."""
+    stored = isinstance(exc, StorageError)
+    if not stored and not (isinstance(exc, Unavailable) and exc.hint):
+        return exc
+    why = {"where": where[:80], "why": in_one_line(str(exc), exc.hint)}
+    log.warning("what was asked over HTTP cannot be done now", extra=why)
+    text = "this node cannot store or read that now: try again later" if stored else str(exc)
+    return Unavailable(text, code=exc.code)  # a hint is a command for who sits at this machine
 
 
 class AnswerBroken(AmpdError):

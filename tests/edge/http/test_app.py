@@ -7,7 +7,7 @@ from edge.gateway_harness import Client, Closed, Nothing, scope
 from ampd.edge.http.app import BODY_WITHIN, App
 from ampd.edge.http.guard import Guard
 from ampd.edge.http.words import Answer, Route, SocketRoute
-from ampd.model.errors import Refused
+from ampd.model.errors import Refused, StorageError, Unavailable
 
 
 class Echo(Nothing):
@@ -23,13 +23,14 @@ class Echo(Nothing):
             Route("PUT", "/files/{rest:path}", self._show, any_type=True),
             Route("GET", "/refused", self._refuse),
             Route("GET", "/bug", self._bug),
+            Route("GET", "/cannot/{how}", self._cannot),
         )
 
     def sockets(self):
         return (SocketRoute("/ws", self._echo), SocketRoute("/ws/bug", self._broken))
 
     def failure(self, request, exc):
-        body = {"error": exc.code, "id": request.id}
+        body = {"error": exc.code, "id": request.id, "said": f"{exc} {exc.hint}"}
         return Answer.json(getattr(exc, "status", 400), body, getattr(exc, "headers", {}))
 
     async def _show(self, request):
@@ -48,6 +49,10 @@ class Echo(Nothing):
 
     async def _refuse(self, request):
         raise Refused("no", code="forbidden")
+
+    async def _cannot(self, request):
+        why = {"store": StorageError, "wait": Unavailable}[request.params["how"]]
+        raise why("/home/ann/x is away" if why is StorageError else "not now", hint="ls -l /home")
 
     async def _bug(self, request):
         return {}["missing"]
@@ -286,3 +291,14 @@ async def test_h6_open_websockets_are_told_that_the_server_goes_away(client, app
     async with client.socket("/ws") as socket:
         await app.close_sockets()
         assert await socket.closed() == 1001
+
+
+async def test_h7_what_cannot_be_done_now_names_no_file_of_this_machine(client, caplog):
+    stored = (await client.get("/cannot/store")).json
+    assert (stored["error"], "/home" in stored["said"]) == ("unavailable", False)
+    waits = (await client.get("/cannot/wait")).json
+    assert waits["said"].strip() == "not now"
+    assert [each.why for each in caplog.records] == [
+        "/home/ann/x is away; try: ls -l /home", "not now; try: ls -l /home"
+    ]  # fmt: skip
+    assert [each.where for each in caplog.records] == ["/cannot/store", "/cannot/wait"]
