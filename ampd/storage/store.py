@@ -181,6 +181,7 @@ class Store:
     def _make_anew(self) -> None:
         try:
             self._writer.build(swap=self._swap)
+            self._tell(self._wake_all)  # the old one may not have followed (E3)
         finally:
             self._rebuilding = False
 
@@ -253,7 +254,7 @@ class Store:
             if not isinstance(error, AmpdError | sqlite3.Error | OSError):
                 raise error
             log.error("the index cannot be made anew", extra={"why": str(error)})
-        self._tell(self._finish, [chore], set())
+        self._tell(self._finish, [chore], self._writer.owed())
 
     def _tell(self, what: Callable[..., None], *values: Any) -> None:
         assert self._token is not None  # noqa: S101 - this is the thread that run() started
@@ -267,6 +268,11 @@ class Store:
             waiting = self._waiters.pop(topic, None)
             if waiting is not None:
                 waiting.set()
+
+    def _wake_all(self) -> None:
+        waiters, self._waiters = self._waiters, {}
+        for waiting in waiters.values():
+            waiting.set()
 
     # --- reading -------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Writer:
         self.behind = False  # the index: what the journal has and it has not is applied later
         self._logged = 0
         self.damaged = ""  # what the index said when it was last found broken
+        self._owed: set[Topic] = set()
         self.index_path = folder / "index.sqlite"
         self._stamp_path = folder / "index.stamp"
         self.rebuilt = False
@@ -233,20 +234,24 @@ class Writer:
 
         Whom that wakes: also those of what the index had not followed until now (E3).
         """
-        woken: set[Topic] = set()
         try:
-            woken = self._recover()
-            return woken | self._attempt(batch)
+            self._recover()
+            return self._attempt(batch) | self.owed()
         except (AmpdError, sqlite3.Error) as exc:
             self._undo()
             if is_full(exc) and all(work.urgent for work in batch) and self._give_room():
-                return woken | self.commit(batch)
+                return self.commit(batch)
             if len(batch) > 1:
-                return woken.union(*(self.commit([work]) for work in batch))
+                return set().union(*(self.commit([work]) for work in batch))
             batch[0].result = outcome.Error(self._storage_error(exc))
             if indexes.is_damage(exc):
                 self.damaged = str(exc)
-            return woken
+            return self.owed()
+
+    def owed(self) -> set[Topic]:
+        """Whom the index wakes since it followed what it had not before (E3); said once."""
+        owed, self._owed = self._owed, set()
+        return owed
 
     def _attempt(self, batch: list[Work]) -> set[Topic]:
         index, before = self.index, self.journal.checkpoint.seq
@@ -302,21 +307,18 @@ class Writer:
         self.index.rollback()
         self.behind = True
 
-    def _recover(self) -> set[Topic]:
+    def _recover(self) -> None:
         """Before anything new: cut off what was not synced, catch up the index (T4)."""
-        if not self.behind:
-            return set()
-        self.journal.reopen()
-        topics = self.catch_up()
-        self.behind = False
-        return topics
+        if self.behind:
+            self.journal.reopen()
+            self._owed |= self.catch_up()
+            self.behind = False
 
     def try_again(self) -> set[Topic]:
         """Catch up if the disk lets the index; whom that wakes."""
-        try:
-            return self._recover()
-        except (AmpdError, sqlite3.Error):
-            return set()  # it was said when it began
+        with suppress(AmpdError, sqlite3.Error):  # it was said when it began
+            self._recover()
+        return self.owed()
 
     def _commit_index(self) -> None:
         """The records are on disk: the index follows, now or when there is room (E3, E4)."""

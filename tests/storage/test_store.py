@@ -448,6 +448,25 @@ def test_e3_whom_the_index_woke_too_early_is_woken_when_it_follows(tmp_path, tog
     writer.close()
 
 
+def test_e3_whom_a_new_segment_finds_behind_is_woken_once(tmp_path):
+    writer = Writer(tmp_path, b"k" * 32, lambda: 1)
+    writer.commit([Work(agents, urgent=True)])
+    disk = writer.index._db = Crowded(writer.index._db)
+    writer.commit([Work(local(), urgent=True)])
+    disk.full = False
+    writer.rotate()
+    assert ("box", BOB.public) in writer.owed()
+    assert writer.owed() == set()
+    writer.close()
+
+
+async def test_e3_a_new_index_wakes_all_for_the_old_one_may_not_have_followed(store):
+    changed = store.changed(("box", BOB.public))
+    await store.rebuild()
+    with trio.fail_after(10):
+        await changed.wait()
+
+
 def test_e5_damage_and_a_torn_tail_are_logged_when_they_are_found(tmp_path, caplog):
     scenario(tmp_path, agents, local("the first"), local("the second"))
     (segment,) = (tmp_path / "journal").glob("*.log")
