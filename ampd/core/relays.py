@@ -4,13 +4,13 @@ I1  Those of the settings come first, in their order; then those that the user a
     the journal.
 I2  With every session to a relay: the invitation is redeemed once, and the mail of all agents
     here is asked for; again whenever a card changes.
-I3  Somebody who was never met is asked for at all relays (`find`); what they answer is a signed
-    card or nothing.
+I3  Somebody who is not known is asked for at all relays, and at the nodes of the domain that there
+    is a session with (`find`); what they answer is a signed card or nothing.
 I4  The agents' cards name these relays, so that others know where to leave their mail.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -37,6 +37,10 @@ class RelaySessions(Protocol):
 
     def session_id(self, node: bytes) -> int:
         """A number of its own for each session; 0 while there is none."""
+        ...
+
+    def connected(self, domains: Collection[str]) -> set[bytes]:
+        """The nodes that there is a session with, and that are of these domains; "" is any."""
         ...
 
     async def join(self, node: bytes, token: bytes) -> None:
@@ -212,21 +216,24 @@ class Relays:
             await self._store.write(lambda tx: tx.append(record))
 
     async def find(self, addresses: Sequence[str]) -> None:
-        """Ask every relay that answers for the cards of these addresses (I3).
+        """Ask everybody who may know for the cards of these addresses (I3).
 
-        What no address can be is left out: asking for it would end the session with the relay.
+        What no address can be is left out: asking for it would end the session.
         """
         asked = [address for address in addresses if may_be_asked(address)]
-        if not asked or not self._relays:
+        if not asked:
             return
+        domains = {each.partition("@")[2].lower() for each in asked}
+        nodes = self._sessions.connected(domains - {""})  # not everybody: one may be asleep
+        nodes |= {node for node in self._relays if self._sessions.session_id(node)}
         with trio.move_on_after(ASK_WITHIN):
             async with trio.open_nursery() as nursery:
-                for state in self.states():
-                    if self._sessions.session_id(state.uri.key):
-                        nursery.start_soon(self._ask, state, asked)
+                for node in nodes:
+                    nursery.start_soon(self._ask, node, asked)
 
-    async def _ask(self, state: RelayState, addresses: Sequence[str]) -> None:
+    async def _ask(self, node: bytes, addresses: Sequence[str]) -> None:
         try:
-            await self._sessions.want_cards(state.uri.key, addresses)
+            await self._sessions.want_cards(node, addresses)
         except (Refused, Unavailable) as exc:
-            state.last_error = str(exc)
+            if node in self._relays:
+                self._relays[node].last_error = str(exc)

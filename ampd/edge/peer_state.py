@@ -3,6 +3,7 @@
 Not here: where a node might be (core/whereabouts.py), what to do about it (peer_tcp.py).
 """
 
+from collections.abc import Collection
 from dataclasses import field
 from typing import Final
 
@@ -70,6 +71,10 @@ class Peer:
         self.called_at = 0.0
         self.sighted: tuple[float, list[Endpoint]] = (0.0, [])
         self.changed = trio.Event()
+
+    def is_there(self, domains: Collection[str]) -> bool:
+        """Whether there is a session with it, and it says that it is of one of these domains."""
+        return self.connection is not None and ("" in domains or self.domain.lower() in domains)
 
     def wake(self) -> None:
         self.changed.set()

@@ -18,7 +18,7 @@ offered (peer_offers.py), how many and how much (peer_budget.py), calls and thei
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -177,9 +177,9 @@ class PeerTcp:
                 if peer.connection is not None and node is None:
                     peer.connection.probe()
 
-    def connected(self) -> set[bytes]:
-        """The nodes that there is a session with."""
-        return {peer.node for peer in self._peers.values() if peer.connection is not None}
+    def connected(self, domains: Collection[str] = ("",)) -> set[bytes]:
+        """The nodes that there is a session with, and that are of these domains; "" is any."""
+        return {peer.node for peer in self._peers.values() if peer.is_there(domains)}
 
     def peers(self) -> list[PeerState]:
         """What is known of each node, for people."""

@@ -27,6 +27,7 @@ class Sessions:
     def __init__(self, node):
         self.node = node
         self.up = {}  # relay -> the session's number
+        self.domains = {}  # of nodes that are no relays
         self.members = None  # None: everybody
         self.collected = {}
         self.joined = []
@@ -40,6 +41,9 @@ class Sessions:
 
     def session_id(self, node):
         return self.up.get(node, 0)
+
+    def connected(self, domains):
+        return {node for node, domain in self.domains.items() if {"", domain} & set(domains)}
 
     async def join(self, node, token):
         await trio.lowlevel.checkpoint()
@@ -219,6 +223,27 @@ async def test_i3_every_relay_that_is_there_is_asked_and_its_card_is_learned(
     await relays.find(["bob@there.local"])
     assert {node for node, _ in sessions.asked} == {uri(1).key, uri(3).key}
     assert node.contacts.resolve("bob@there.local").key == bob.key
+
+
+async def test_i3_a_neighbour_whose_contact_was_removed_is_asked_again(node, other, bob, sessions):
+    relays = made(node, sessions)
+    await node.meet(other)
+    there, elsewhere = b"b" * 32, b"e" * 32
+    sessions.up = {there: 1, elsewhere: 1}
+    sessions.domains = {there: "there.local", elsewhere: "else.local"}
+    sessions.known[there] = [bob.signed_card]
+    await node.contacts.remove("bob@there.local")
+    await relays.find(["Bob@There.local"])
+    assert [node for node, _ in sessions.asked] == [there]
+    assert node.contacts.resolve("bob@there.local").key == bob.key
+
+
+async def test_i3_who_asks_for_everybody_waits_for_no_neighbour(node, sessions):
+    relays = made(node, sessions)
+    sessions.up = {b"b" * 32: 1}
+    sessions.domains = {b"b" * 32: "there.local"}
+    await relays.find([""])
+    assert sessions.asked == []
 
 
 async def test_i3_a_relay_that_hangs_costs_seconds(autojump_clock, node, sessions):

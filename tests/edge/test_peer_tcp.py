@@ -326,6 +326,18 @@ async def test_peers_says_what_people_want_to_know(small, large, net, autojump_c
     assert (state.endpoint, state.found_by) == ("10.0.0.1:4160", "inbound")
 
 
+async def test_who_is_there_is_known_by_domain(small, large, net, autojump_clock):
+    domain = LARGE.public.hex()[:8] + ".local"
+    small.whereabouts.sighted(LARGE.public, [THERE], "static")
+    await settled()
+    for asked in ([domain], [""], ["else.local", domain]):
+        assert small.connected(asked) == {LARGE.public}
+    assert small.connected(["else.local"]) == small.connected([]) == set()
+    net.cut()
+    await settled()
+    assert small.connected([domain]) == {LARGE.public}, "it was called again"
+
+
 async def test_a_node_that_goes_away_is_away_and_says_when_it_is_tried_again(
     small, net, autojump_clock
 ):
