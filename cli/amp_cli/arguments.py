@@ -246,7 +246,7 @@ def help_text(command: Command) -> str:
 
 def option_lines(options: Sequence[Option]) -> list[str]:
     heads = [f"{option.name} {option.value}".rstrip() for option in options]
-    width = max(map(len, heads))
+    width = max(map(len, heads), default=0)
     return [
         f"  {head:<{width}}  {option.help}{' (repeatable)' if option.many else ''}"
         for head, option in zip(heads, options, strict=True)

@@ -14,7 +14,7 @@ from _socket import socket
 from amp_cli.arguments import GLOBAL, Arguments, Command, looks_like_option, parse
 from amp_cli.client import Client
 from amp_cli.errors import FAILED, Failure, NoDaemon, Usage
-from amp_cli.output import Output, complain
+from amp_cli.output import Output, columns, complain
 from ampd.protocol.local import main_socket
 
 TYPE_CHECKING = False  # `typing` costs a third of a command
@@ -86,6 +86,8 @@ def main() -> "NoReturn":
 
 def run(words: list[str]) -> int:
     """Do what `words` say; the exit code."""
+    if not _may_be_heard():
+        return FAILED
     try:
         code = _attempt(words)
         sys.stdout.flush()
@@ -101,6 +103,23 @@ def run(words: list[str]) -> int:
     return code
 
 
+def _may_be_heard() -> bool:
+    """Whether an answer can be written. Python has None for a stream that was closed before it
+    started; who closed standard error wants no prose, who closed standard output gets no answer.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the end
+    if sys.stdout is None:
+        complain(
+            Failure(
+                "standard output is closed, so nothing was done",
+                hint="use >/dev/null to discard it",
+            )
+        )
+        return False
+    return True
+
+
 def _attempt(words: list[str]) -> int:
     try:
         return _dispatch(words)
@@ -111,9 +130,7 @@ def _attempt(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    for word in words:
-        if not word.isascii():
-            _check_text(word)
+    words = [word if word.isascii() else _text(word) for word in words]
     before, rest = _split(words)
     arguments = parse(_ROOT, before)
     if rest[:1] == ["help"] or _is_group_help(rest):
@@ -186,17 +203,24 @@ def _load(module: str) -> "ModuleType":
 
 
 def _client(command: Command, arguments: Arguments) -> Client:
-    named = arguments.text("--socket") or os.environ.get("AMP_SOCKET")
+    given = arguments.text("--socket") or ""
+    named = os.fsdecode(given.encode()) or os.environ.get("AMP_SOCKET")
     agent = arguments.text("--agent") or os.environ.get("AMP_AGENT") or ""
     start = None if os.environ.get("AMP_AUTOSTART") == "0" else _autostart
     if named:
-        start = _named_is_never_started
+        start = _named_by_flag if given else _named_is_never_started
     return Client(named or main_socket(), agent if command.as_agent else "", start)
 
 
 def _named_is_never_started(path: str) -> socket:
     raise NoDaemon(
         f"no daemon answers on {path}", hint="start the daemon it belongs to, or unset AMP_SOCKET"
+    )
+
+
+def _named_by_flag(path: str) -> socket:
+    raise NoDaemon(
+        f"no daemon answers on {path}", hint="start the daemon it belongs to, or leave out --socket"
     )
 
 
@@ -212,7 +236,7 @@ def _output(arguments: Arguments) -> Output:
 
 def _help(words: list[str], out: Output) -> int:
     from amp_cli.arguments import help_text
-    from amp_cli.overview import everything, verbs
+    from amp_cli.overview import everything, fitted, verbs
 
     if not words:
         text = everything(GROUPS)
@@ -223,7 +247,7 @@ def _help(words: list[str], out: Output) -> int:
     if out.json:
         out.document({"help": text})
     else:
-        out.text(text)
+        out.text(fitted(text, columns()))
     return 0
 
 
@@ -237,8 +261,9 @@ def _version(out: Output) -> int:
     return 0
 
 
-def _check_text(word: str) -> None:
+def _text(word: str) -> str:
+    """A word as the text that its bytes are in UTF-8, whatever the locale took them for."""
     try:
-        word.encode()
-    except UnicodeEncodeError:
+        return os.fsencode(word).decode()
+    except UnicodeError:
         raise Usage(f"{word!r} is not UTF-8") from None

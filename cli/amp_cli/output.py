@@ -7,9 +7,12 @@
   O3  Text passes `neutral` before it reaches a terminal or a pipe: nothing that a peer wrote can
       move a cursor, set a title, reverse a line or hide a character. What is not printable
       is shown as \\x1b, \\u202e or \\U000e0041.
-  O4  Colour only on a terminal, and never with NO_COLOR; it is added after O3.
+  O4  Colour only on a terminal that is not a dumb one, and never with NO_COLOR; it is added
+      after O3.
   O5  A failure is one line, `amp: error: what, why`; where a command mends it, `; try: command`
       ends that line.
+  O6  Lists and help fit the columns that COLUMNS or the terminal says, as far as only prose has to
+      give way: what is copied (an address, a key, a command) or warns is never cut or folded.
 
 Columns are aligned by the longest cell and end without blanks: two readers, a person and a
 language model, and the second pays for each character.
@@ -31,6 +34,7 @@ _BLANKS = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x20
 _BODY = "\n\t" + _BLANKS
 BOLD, DIM, RED = "1", "2", "31"  # SGR parameters, ECMA-48 section 8.3.117
 CELL = 100  # characters of one cell of a list; the whole text is what `read` is for
+_LEAST = 12  # characters of prose that a narrow terminal leaves: two words
 
 
 def neutral(text: str, allowed: str = _BODY) -> str:
@@ -60,6 +64,31 @@ def _escape(code: int) -> str:
 
 def shortened(text: str, length: int = CELL) -> str:
     return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+def columns() -> int:
+    """How wide the answer may be (O6); 0 where nobody says."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 0
+    except (OSError, ValueError):  # no descriptor behind it, or none that has a size
+        return 0
+
+
+class Prose:
+    """The last cell of a row: `text` gives way to what there is room for, and `note` never."""
+
+    __slots__ = ("note", "text")
+
+    def __init__(self, text: str, note: str = "") -> None:
+        self.text = one_line(text)
+        self.note = f" [{one_line(note)}]" if note else ""
+
+    def within(self, room: int) -> str:
+        """At most `room` characters, if that leaves some of the text."""
+        return shortened(shortened(self.text, room - len(self.note)) + self.note)
 
 
 class Output:
@@ -109,7 +138,7 @@ class Output:
 
     def table(self, rows: Sequence[Sequence[object]], bold: Iterable[int] = ()) -> None:
         """Aligned columns; the rows numbered in `bold` stand out on a terminal."""
-        cells = [[shortened(one_line(cell)) for cell in row] for row in rows]
+        cells = _cells(rows, columns())
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         strong = frozenset(bold)
         for number, row in enumerate(cells):
@@ -145,7 +174,21 @@ def complain(failure: Failure) -> None:
     sys.stderr.write(f"amp: {word} {one_line(text)}\n")
 
 
+def _cells(rows: Sequence[Sequence[object]], width: int) -> list[list[str]]:
+    """Every cell as text; Prose gets what the other columns leave of `width` (0: no limit)."""
+    plain = [["" if isinstance(c, Prose) else shortened(one_line(c)) for c in row] for row in rows]
+    taken = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    room = width - sum(length + 2 for length in taken if length) if width else CELL
+    for row, cells in zip(rows, plain, strict=True):
+        if isinstance(last := row[-1], Prose):
+            least = len(last.note) + (_LEAST if width else CELL // 2)
+            cells[-1] = last.within(max(least, min(room, CELL)))
+    return plain
+
+
 def _styled(text: str, style: str, *, terminal: bool) -> str:
     if not style or not terminal or os.environ.get("NO_COLOR"):
+        return text
+    if os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[{style}m{text}\x1b[0m"

@@ -285,6 +285,19 @@ def test_the_help_of_a_group_is_the_list_of_its_verbs(capsys, name):
         assert f"amp {name} {VERBS[name]} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_the_help_of_a_group_has_the_flags_and_an_example_of_each_verb(capsys, name):
+    run([name, "--help"])
+    text, _, examples = capsys.readouterr().out.partition("\nexample:\n")
+    verbs = [line.split()[2] for line in text.splitlines() if line.startswith(f"amp {name} ")]
+    for verb in verbs:
+        assert f"  amp {name} {verb}" in examples
+        run([name, verb, "--help"])
+        _, _, flags = capsys.readouterr().out.partition("\nflags:\n")
+        for flag in flags.partition("\n\n")[0].splitlines() if flags else []:
+            assert flag.split()[0] in text
+
+
 def test_the_verbs_of_daemon_include_install(capsys):
     run(["daemon", "--help"])
     assert "amp daemon install" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Who I am on this node: `amp init`, `whoami`, `agents`, `card`, `unregister`."""
 
+import sys
+
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
@@ -91,8 +93,21 @@ def card(arguments: Arguments, client: Client, out: Output) -> int:
     if arguments.flag("--qr"):
         import segno
 
+        _check_blocks()
         segno.make(link, micro=False).terminal(compact=True)
     return 0
+
+
+def _check_blocks() -> None:
+    """Failure where standard output cannot take the characters that a QR code is drawn with."""
+    encoding = sys.stdout.encoding
+    try:
+        "\u2580\u2584\u2588".encode(encoding)
+    except UnicodeEncodeError:
+        raise Failure(
+            f"no QR code on a standard output that is {encoding}",
+            hint="use a UTF-8 locale, e.g. LC_ALL=C.UTF-8",
+        ) from None
 
 
 def unregister(arguments: Arguments, client: Client, out: Output) -> int:

@@ -3,7 +3,7 @@
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import ANSWER_WITHIN, Client
 from amp_cli.document import Document
-from amp_cli.output import Output
+from amp_cli.output import Output, Prose
 
 
 def discover(arguments: Arguments, client: Client, out: Output) -> int:
@@ -32,7 +32,7 @@ def discover(arguments: Arguments, client: Client, out: Output) -> int:
                 each.text("via"),
                 each.text("trust"),
                 ", ".join(each.texts("capabilities")),
-                each.text("alias") or each.text("description"),
+                Prose(each.text("alias") or each.text("description")),
             )
             for each in agents
         ],

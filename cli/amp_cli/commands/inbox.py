@@ -11,7 +11,7 @@ how far it got.
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
-from amp_cli.output import CELL, Output, one_line, shortened
+from amp_cli.output import Output, Prose
 
 SHOWN = 20  # messages of a list, unless asked for more
 _PAGE = (
@@ -121,7 +121,7 @@ def _more(found: Document, again: str) -> str:
     return f"{count}more: {again.partition(' --before')[0]} --before {_name(messages[0])}"
 
 
-def _row(message: Document, theirs: str) -> tuple[str, ...]:
+def _row(message: Document, theirs: str) -> tuple[str | Prose, ...]:
     at = message.at("sent_at")[:16]
     subject = _subject(message, theirs)
     if theirs == "to":
@@ -139,7 +139,7 @@ def _addresses(message: Document) -> list[str]:
     return message.texts("to") or [message.text("to")]
 
 
-def _subject(message: Document, theirs: str) -> str:
+def _subject(message: Document, theirs: str) -> Prose:
     """The subject and, behind it, what this node says of the message: first and whole, however
     long the sender made the subject and the type."""
     notes: list[str] = []
@@ -153,10 +153,7 @@ def _subject(message: Document, theirs: str) -> str:
         notes.append(f"{files} attached")
     said = ", ".join(note for note in notes if note not in _PLAIN)
     subject = message.text("subject") or message.text("preview") or "(no subject)"
-    if not said:
-        return subject
-    room = max(CELL // 2, CELL - len(one_line(said)) - 3)
-    return f"{shortened(one_line(subject), room)} [{said}]"
+    return Prose(subject, said)
 
 
 COMMANDS = {

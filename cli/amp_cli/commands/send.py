@@ -102,12 +102,12 @@ def _text(arguments: Arguments, words: list[str], *, optional: bool) -> str | No
     if sources:
         name, value = sources[0]
         if value == "-" and name != "--text":
-            return _decode(sys.stdin.buffer.read(), "standard input")
+            return _piped()
         return _read(value) if name == "--file" else value
     if optional:
         return None
-    piped = sys.stdin is not None and not sys.stdin.isatty()
-    text = _decode(sys.stdin.buffer.read(), "standard input") if piped else ""
+    piped = sys.stdin is None or not sys.stdin.isatty()
+    text = _piped() if piped else ""
     if not text:  # nobody meant to send nothing; "-" may be empty
         raise Usage(
             "there is no text: give it as BODY, --text, --file PATH, or - for standard input",
@@ -116,9 +116,15 @@ def _text(arguments: Arguments, words: list[str], *, optional: bool) -> str | No
     return text
 
 
+def _piped() -> str:
+    if sys.stdin is None:  # so it is where it was closed before Python started
+        raise Usage("standard input is closed, so there is no text", hint="give it as BODY")
+    return _decode(sys.stdin.buffer.read(), "standard input")
+
+
 def _read(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(path.encode(), "rb") as file:
             return _decode(file.read(), path)
     except OSError as exc:
         raise Failure(f"cannot read {path}: {exc.strerror}") from None
