@@ -19,6 +19,7 @@ from typing import Final
 
 from ampd.core.agents import Agent, Agents
 from ampd.core.contacts import Contacts, Target, read_card
+from ampd.core.recipients import Recipients
 from ampd.crypto.keys import random_bytes, seal, seal_to_signer
 from ampd.model.card import mailbox_of
 from ampd.model.errors import Invalid, Refused, StorageError
@@ -114,6 +115,7 @@ class Submission:
         self._contacts = contacts
         self._now = now
         self.message_bytes = message_bytes
+        self._recipients = Recipients(store.view, agents, contacts)
         self._unsettled: dict[int, Message] = {}  # under ids that callers gave (U6)
 
     async def send(self, agent: Agent, draft: Draft) -> Sent:
@@ -140,7 +142,7 @@ class Submission:
     def knows(self, draft: Draft) -> bool:
         """Whether every recipient can be resolved now."""
         try:
-            self._targets(draft.to)
+            self._targets(draft)
         except Refused:
             return False
         return True
@@ -149,7 +151,7 @@ class Submission:
         """Check the draft and resolve its recipients; the work that sends it. Raises Refused."""
         self._check(draft)
         try:
-            targets = self._targets(draft.to)
+            targets = self._targets(draft)
         except Refused:
             if not self._repeated(self._store.view, agent, draft, self._now()):
                 raise
@@ -179,19 +181,15 @@ class Submission:
             draft.subject, draft.text, draft.type, draft.payload, draft.context, draft.key
         )
 
-    def _targets(self, to: Sequence[str]) -> list[Target]:
-        targets: dict[bytes, Target] = {}
-        for text in to:
-            target = self._contacts.resolve(text)
-            targets.setdefault(target.key, target)
-        return list(targets.values())
+    def _targets(self, draft: Draft) -> list[Target]:
+        return self._recipients.targets(draft.to, draft.in_reply_to)
 
     def _submit(
         self, tx: Transaction, agent: Agent, draft: Draft, targets: list[Target], identifier: bytes
     ) -> Sent:
         if (draft.key or draft.id) and (before := self._repeated(tx.db, agent, draft, tx.now)):
             return before
-        targets = targets or self._targets(draft.to)
+        targets = targets or self._targets(draft)
         _check_here(tx, [agent.key, *(target.key for target in targets if target.local)])
         message = self._message(tx, agent, draft, targets, identifier)
         payload = message.to_bytes()
