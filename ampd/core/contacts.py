@@ -318,7 +318,7 @@ class Contacts:
         waiting += [held] if held and not waiting else []
         if not waiting:
             raise Invalid(f"nothing of {address} waits for your decision", hint="amp contact list")
-        if len(waiting) > 1:
+        if len(waiting) > 1 and not self._agents.claims(Address.parse(waiting[0].address)):
             prints = ", ".join(fingerprint(c.key) for c in waiting)
             raise Refused(
                 f"{address} is claimed by several keys: {prints}", code="ambiguous",

@@ -11,7 +11,7 @@ I4  The agents' cards name these relays, so that others know where to leave thei
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import trio
@@ -69,6 +69,7 @@ class RelayState:
     source: str  # "settings" or "added"
     collecting: int = 0  # the session in which it was asked for our mail
     last_error: str = ""
+    answered: trio.Event = field(default_factory=trio.Event)  # once it serves us, or refused to
 
 
 class Relays:
@@ -110,6 +111,8 @@ class Relays:
     async def add(self, text: str) -> None:
         """Use one more relay (I1)."""
         uri = RelayUri.parse(text)
+        if uri.node.key == self._agents.node.public:
+            raise Invalid("this is the node itself: it cannot be its own relay")
         if len(self._relays) >= MAX_RELAYS and uri.node.key not in self._relays:
             raise Refused(
                 f"{MAX_RELAYS} relays are in use already", code="quota_exceeded",
@@ -130,12 +133,24 @@ class Relays:
         self._whereabouts.lost(uri.node.key, "relay")
         await self._cards_say_so()
 
+    async def answer(self, text: str) -> None:
+        """Wait until the relay of this URI serves us or refused to, or ASK_WITHIN has passed."""
+        state = self._relays.get(RelayUri.parse(text).node.key)
+        if state is not None:
+            with trio.move_on_after(ASK_WITHIN):
+                await state.answered.wait()
+
     async def remove(self, text: str) -> None:
         """Use a relay no more; what it still holds for us stays there until it expires."""
         uri = RelayUri.parse(text).node
         state = self._relays.get(uri.key)
         if state is None:
             raise Invalid(f"{uri} is no relay of this node", hint="amp relay list")
+        if state.uri != uri:
+            raise Invalid(
+                f"this relay is used at {state.uri.host}:{state.uri.port}",
+                hint=f"amp relay remove {state.uri}",
+            )
         if state.source == "settings":
             raise Invalid(
                 f"{uri} stands in the settings", hint="take it out of [relay] servers there"
@@ -198,6 +213,7 @@ class Relays:
                 await self._sessions.collect(node, self._agents.cards())
         except trio.TooSlowError:
             state.last_error = f"it does not answer within {GREET_WITHIN:g} s"
+            return
         except AmpdError as exc:
             state.last_error = str(exc)
             log.warning(
@@ -207,6 +223,7 @@ class Relays:
             state.last_error = ""
             if renewed is self._renewed:  # else the cards changed meanwhile: once more
                 state.collecting = session
+        state.answered.set()
 
     async def _join(self, state: RelayState) -> None:
         await self._sessions.join(state.uri.key, state.token)

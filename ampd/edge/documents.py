@@ -4,7 +4,7 @@ Field names and forms are those that scripts rely on; nothing is left out when i
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -198,16 +198,21 @@ def trace(identifier: str, steps: Sequence[Step], waiting: str) -> Document:
     }
 
 
-def contacts(known: Sequence[Known]) -> Document:
-    """The `contacts` document."""
-    return {"contacts": [_contact(each) for each in known]}
+def contacts(known: Sequence[Known], ours: Collection[str] = ()) -> Document:
+    """The `contacts` document; `ours` are the addresses that only agents of this node can have."""
+    return {"contacts": [_contact(each, each.address in ours) for each in known]}
 
 
-def _contact(known: Known) -> Document:
+def _contact(known: Known, ours: bool) -> Document:  # noqa: FBT001
     notes = [known.note] if known.note else []
     if known.blocked:
         notes.append("blocked")
-    if known.state == "conflict":
+    if known.state == "conflict" and ours:
+        notes.append(
+            "claims the address of this node, and cannot have it:"
+            f" `amp contact remove {known.address}` forgets it"
+        )
+    elif known.state == "conflict":
         notes.append(f"key changed: `amp contact accept {known.address}` takes this one")
     if known.state == "pending":
         notes.append(f"unknown sender: `amp contact accept {known.address}` lets it in")

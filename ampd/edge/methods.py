@@ -128,7 +128,7 @@ class Methods:
             "message.wait": self._wait,
             "directory.list": self._discover,
             "journal.check": self._check,
-            **ContactMethods(rooms.contacts).table,
+            **ContactMethods(rooms.contacts, rooms.agents).table,
             **RelayMethods(rooms.store, rooms.relays, rooms.bundles, rooms.peers).table,
             **ProviderMethods(rooms.providers, self.agent).table,
         }

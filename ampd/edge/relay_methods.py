@@ -52,6 +52,7 @@ class RelayMethods:
         uri = params.required("uri")
         params.done()
         await self._relays.add(uri)
+        await self._relays.answer(uri)
         return self._document()
 
     async def _list(self, _caller: object, params: Params) -> Document:

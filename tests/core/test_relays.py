@@ -150,6 +150,42 @@ async def test_i1_there_is_an_end_to_how_many(node, sessions):
     await relays.add(text(1))  # one of them again
 
 
+async def test_i1_a_relay_is_removed_by_the_address_that_is_used(node, sessions):
+    relays = made(node, sessions)
+    await relays.add(text(1))
+    with pytest.raises(Invalid, match=r"is used at r1\.example:4161"):
+        await relays.remove(text(1).replace(":4161", ":9999"))
+    assert len(relays.states()) == 1
+    await relays.remove(text(1))
+    assert relays.states() == []
+
+
+async def test_i1_a_node_is_not_its_own_relay(node, sessions):
+    relays = made(node, sessions)
+    with pytest.raises(Invalid, match="the node itself"):
+        await relays.add(str(NodeUri(node.key.public, "r1.example", 4161)))
+
+
+@pytest.mark.parametrize("members", [None, set()])
+async def test_i2_who_adds_a_relay_can_wait_for_its_answer(node, sessions, alice, members):
+    sessions.members = members
+    async with running(made(node, sessions)) as relays:
+        sessions.connect(1, 1)
+        await relays.add(text(1))
+        await relays.answer(text(1))
+        (state,) = relays.states()
+        assert (state.collecting, bool(state.last_error)) == (
+            (1, False) if members is None else (0, True)
+        )
+
+
+async def test_i2_a_relay_that_is_away_is_waited_for_some_seconds(autojump_clock, node, sessions):
+    relays = made(node, sessions, [RelayUri(uri(1), b"")])
+    begin = trio.current_time()
+    await relays.answer(text(1))
+    assert trio.current_time() - begin == 5
+
+
 # I2: with every session
 
 

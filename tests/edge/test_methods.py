@@ -204,3 +204,20 @@ async def test_a_quarantined_message_is_read_wrapped(here, tmp_path):
         assert full["content"].startswith("<external-content") and full["trust"] == "untrusted"
         assert (await client.get("message.ack", ids=[held["number"]]))["done"] == []
         assert (await client.get("message.list", box="quarantine"))["messages"][0] == held
+
+
+async def test_keys_that_claim_an_address_of_this_node_can_only_be_forgotten(here, tmp_path):
+    async with fakes.node(tmp_path, "there") as other, here.client(acting="alice") as client:
+        bob = here.node.agents.named("bob")
+        for name in ("eve", "mallory"):
+            liar = fakes.replace(await other.agent(name), address=bob.address)
+            letter = fakes.letter(liar, here.node.agents.named("alice"))
+            await here.node.mailbox.deliver(letter, b"n" * 32)
+        claims = (await client.get("contact.list"))["contacts"]
+        forget = f"amp contact remove {bob.address}"
+        assert len(claims) == 2
+        assert all(forget in each["note"] and "accept" not in each["note"] for each in claims)
+        refused = (await client.ask("contact.accept", address=str(bob.address)))["error"]["data"]
+        assert (refused["code"], refused["hint"]) == ("invalid", forget)
+        assert len((await client.get("contact.remove", address=str(bob.address)))["contacts"]) == 2
+        assert (await client.get("contact.list"))["contacts"] == []
