@@ -15,6 +15,7 @@ from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import fingerprint, key_text
 from ampd.model.values import value
 from ampd.storage.store import Store
+from ampd.storage.survey import Damage
 
 
 @value
@@ -135,11 +136,21 @@ class Overview:
             " GROUP BY g.recipient, g.sender LIMIT 20"
         )
         return [
-            f"{row['missing']} messages of {row['address'] or fingerprint(row['sender'])} to"
+            f"{row['missing']} message{'s' * (row['missing'] != 1)} of"
+            f" {row['address'] or fingerprint(row['sender'])} to"
             f" {row['name']} never came (amp inbox --from {row['address'] or ''})"
             for row in rows
         ]
 
     def _damage(self) -> list[str]:
-        count = len(self.store.journal.damage)
-        return [f"the journal is damaged in {count} places: amp check"] if count else []
+        """What was written off by a repair is history (core/checkup.py, H4)."""
+        count = sum(not self._is_written_off(each) for each in self.store.journal.damage)
+        places = "one place" if count == 1 else f"{count} places"
+        return [f"the journal is damaged in {places}: amp check"] if count else []
+
+    def _is_written_off(self, damage: Damage) -> bool:
+        row = self.store.view.execute(
+            "SELECT 1 FROM lost WHERE (segment=? AND offset=?) OR (?>0 AND first<=? AND last>=?)",
+            (damage.segment, damage.offset, damage.first_seq, damage.first_seq, damage.last_seq),
+        ).fetchone()
+        return row is not None

@@ -1,6 +1,7 @@
 """What a user sees when the disk is full, bytes are damaged, or a file is taken away (P4, P5)."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,35 @@ def test_p4_a_lost_agent_is_back_by_its_key_also_without_an_index(node):
     assert not check(node)["ok"]
     assert check(node, repair=True)["ok"]
     assert check(node)["damage"] == []
+
+
+def test_p4_what_was_repaired_is_no_warning_any_more(node):
+    def damage():
+        with node.line() as line:
+            return [each for each in line.call("system.status")["warnings"] if "damaged" in each]
+
+    settle(node, 3)
+    path = node.home / "journal" / "0000000000000001.log"
+    overwrite(path, path.read_bytes().index(b"number 1"), b"NUMB")
+    check(node)
+    assert damage() == ["the journal is damaged in one place: amp check"]
+    for _ in range(2):
+        assert check(node, repair=True)["ok"]
+        assert damage() == []
+        node.kill()
+        node.start()
+
+
+def test_p4_a_journal_that_was_taken_away_is_no_warning_once_that_was_repaired(node):
+    settle(node, 3)
+    node.kill()
+    shutil.rmtree(node.home / "journal")
+    node.start()
+    assert not check(node)["ok"]
+    assert check(node, repair=True)["ok"]
+    with node.line() as line:
+        warnings = line.call("system.status")["warnings"]
+    assert not [each for each in warnings if "damaged" in each]
 
 
 def test_p4_a_lost_message_is_called_by_its_id_when_it_is_set_aside(node):
