@@ -53,7 +53,7 @@ GROUPS = {
         "contact": ("contact", "the address book and its trust"),
         "relay": ("relay", "the relays that keep mail for who is away"),
         "register": ("provider", "get an address at a foreign AMP provider"),
-        "provider": ("provider", "the acting agents' accounts at AMP providers"),
+        "provider": ("provider", "accounts of this node's agents at AMP providers"),
     },
     "this install": {
         "daemon": ("daemon", "start, stop, restart, status, log, install"),

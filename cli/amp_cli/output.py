@@ -77,6 +77,11 @@ def columns() -> int:
         return 0
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 card`, `2 cards`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 class Prose:
     """The last cell of a row: `text` gives way to what there is room for, and `note` never."""
 

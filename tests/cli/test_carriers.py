@@ -83,7 +83,7 @@ def test_what_one_node_writes_another_reads(amp, daemon, stock, tmp_path):
     said = amp("bundle", "read", path)
     assert stock.taken == list(ITEMS)
     assert len([1 for _, method, _ in daemon.asked if method == "bundle.read"]) == 3
-    assert said == (0, "3 messages, 6 known, 3 cards\n", "")
+    assert said == (0, "3 messages, 6 known already, 3 cards\n", "")
 
 
 def test_bundles_as_documents_and_quietly(amp, stock, tmp_path):
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_bundle_is_not_taken_for_one(amp, stock, tmp_path):
     path.write_text("dear diary")
     said = amp("bundle", "read", str(path))
     assert (said.code, stock.taken) == (1, [])
-    assert f"{path} is no bundle; try: amp bundle write PATH" in said.err
+    assert f"{path} is no bundle; give a file that `amp bundle write` made" in said.err
     assert "No such file" in amp("bundle", "read", str(tmp_path / "nothing")).err
 
 

@@ -45,7 +45,7 @@ def test_whoami_in_a_sandbox_names_no_folder_of_the_caller(amp, daemon):
     daemon.agents["alice"]["socket"] = "/host/run/agents/alice.sock"
     lines = amp("whoami").out.splitlines()
     assert f"socket: {daemon.path}" in lines
-    assert "own socket: /host/run/agents/alice.sock" in lines
+    assert "socket on the host: /host/run/agents/alice.sock" in lines
     assert not [line for line in lines if line.startswith(("data:", "config:"))]
 
 

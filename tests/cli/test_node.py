@@ -98,7 +98,7 @@ def test_check_names_the_damage_and_exits_1(amp, daemon):
     daemon.results["journal.check"] = {"ok": False, "records": 11, "damage": [damage]}
     said = amp("check")
     assert said.code == 1
-    assert "0001.log at byte 512: 40 bytes, messages m1" in said.out
+    assert "0001.log at byte 512: 40 bytes, message m1" in said.out
     amp("check", "--repair")
     assert daemon.asked[-1][2] == {"repair": True}
 

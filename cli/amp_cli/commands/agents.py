@@ -21,8 +21,10 @@ _QUICK = (
 
 def init(arguments: Arguments, client: Client, out: Output) -> int:
     names = [*arguments.words, *arguments.texts("--name")]
-    if len(names) != 1:
-        raise Usage("amp init takes one NAME", hint="amp init alice")
+    if not names:
+        raise Usage("amp init: NAME is missing", hint="amp init alice")
+    if len(names) > 1:
+        raise Usage(f"the name is given twice: {' and '.join(names)}", hint=f"amp init {names[0]}")
     params: dict[str, object] = {"name": names[0]}
     for option in ("alias", "description"):
         if (value := arguments.text(f"--{option}")) is not None:
@@ -37,11 +39,28 @@ def init(arguments: Arguments, client: Client, out: Output) -> int:
 
 
 def whoami(_arguments: Arguments, client: Client, out: Output) -> int:
-    agent = client.ask("agent.show", {})
-    _show(agent, out)
-    if out.json or out.quiet:
+    try:
+        agent = client.ask("agent.show", {})
+    except Failure as failure:
+        if failure.code == "ambiguous":
+            failure.hint = (
+                "say which: amp --agent NAME whoami, or export AMP_AGENT=NAME for every command"
+            )
+        raise
+    if out.quiet and not out.json:
+        _show(agent, out)
         return 0
-    out.fields((("unread", _unread(agent, client)), *_places(agent, client)))
+    unread, places = _unread(agent, client), _places(client)
+    if out.json:
+        out.document({**agent.value, "unread": unread, **places})
+        return 0
+    _show(agent, out)
+    own = agent.text("socket")
+    sockets = (own, "main socket") if places else (client.path, "socket on the host")
+    out.fields((("unread", unread), ("socket", sockets[0])))
+    if own != client.path:
+        out.fields(((sockets[1], client.path if places else own),))
+    out.fields((name, places.get(name)) for name in ("data", "config"))
     named = f" --agent {agent.text('name')}" if client.agent else ""
     out.line()
     for command in _QUICK:
@@ -49,22 +68,20 @@ def whoami(_arguments: Arguments, client: Client, out: Output) -> int:
     return 0
 
 
-def _unread(agent: Document, client: Client) -> str:
-    """How many messages nobody has read yet, as text; "" where the daemon does not say."""
+def _unread(agent: Document, client: Client) -> int | None:
+    """How many messages nobody has read yet; None where the daemon does not say."""
     agents = client.ask("system.status", {}).each("agents")
-    return next((a.text("unread") for a in agents if a.text("name") == agent.text("name")), "")
+    name = agent.text("name")
+    return next((each.number("unread") for each in agents if each.text("name") == name), None)
 
 
-def _places(agent: Document, client: Client) -> list[tuple[str, object]]:
-    """Sockets and files; of a daemon behind a named socket, only what it says itself."""
+def _places(client: Client) -> dict[str, str]:
+    """Where things are; nothing of a daemon behind a named socket, which may be elsewhere."""
     from ampd.protocol.local import config_file, data_folder, main_socket
 
-    own = agent.text("socket")
-    sockets: list[tuple[str, object]] = [("socket", client.path)]
-    sockets += [("own socket", own)] if own != client.path else []
     if client.path != main_socket():
-        return sockets
-    return [*sockets, ("data", data_folder()), ("config", config_file())]
+        return {}
+    return {"main_socket": client.path, "data": data_folder(), "config": config_file()}
 
 
 def agents(_arguments: Arguments, client: Client, out: Output) -> int:

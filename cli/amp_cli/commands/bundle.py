@@ -7,6 +7,7 @@ read none of it and change none of it; reading it twice changes nothing.
 
   B1  `write` puts a whole file in place, synced, or leaves what was there.
   B2  `read` takes in what stands before a damaged place, and then says that it is damaged.
+  B3  What the daemon refuses of it is an error with the first reason, after all else was taken in.
 """
 
 import base64
@@ -17,37 +18,59 @@ from typing import BinaryIO
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.errors import Failure
-from amp_cli.output import Output
+from amp_cli.output import Output, counted
 from ampd.protocol.local import LINE_LIMIT
 
 _MAGIC = b"ampd-bundle-1\n"
 _LARGEST = LINE_LIMIT // 4 * 3 - 1024  # bytes of an item: as base64 it fits into one request
 _AT_ONCE = 2 << 20  # bytes of items in one request: a quarter of the socket's limit for a line
 _COUNTED = ("messages", "receipts", "known", "elsewhere", "refused", "cards")
+_WORDS = {
+    "known": "known already",
+    "elsewhere": "for agents of other nodes",
+    "refused": "refused",
+}
 
 
 def write(arguments: Arguments, client: Client, out: Output) -> int:
     path = arguments.words[0]
+    to = arguments.texts("--to")
+    if os.path.isdir(_file(path)):
+        raise Failure(f"cannot write {path}: it is a folder")
+    try:
+        envelopes, cards = _put(_file(path), {"to": to} if to else {}, client, out)
+    except OSError as exc:
+        raise Failure(f"cannot write {path}: {exc.strerror}") from None
+    finally:
+        out.progress("")
+    if out.json:
+        out.document({"path": path, "envelopes": envelopes, "cards": cards})
+    else:
+        out.said(f"{path}: {counted(envelopes, 'envelope')}, {counted(cards, 'card')}")
+        out.note(f"on the other node: amp bundle read {os.path.basename(path)}")
+    return 0
+
+
+def _file(path: str) -> str:
+    """The name of a file as this locale has it."""
+    return os.fsdecode(path.encode())
+
+
+def _put(path: str, params: dict[str, object], client: Client, out: Output) -> tuple[int, int]:
+    """B1; how many envelopes and cards were written."""
     folder, name = os.path.split(os.path.abspath(path))
     half_done = os.path.join(folder, f".{name}.{os.getpid()}")
-    to = arguments.texts("--to")
     try:
-        with open(half_done, "xb") as file:  # B1
-            envelopes, cards = _fill(file, {"to": to} if to else {}, client, out)
+        with open(half_done, "xb") as file:
+            counts = _fill(file, params, client, out)
             file.flush()
             os.fsync(file.fileno())
         os.replace(half_done, path)
         _sync(folder)
     finally:
-        out.progress("")
         if os.path.exists(half_done):
             os.unlink(half_done)
-    if out.json:
-        out.document({"path": path, "envelopes": envelopes, "cards": cards})
-    else:
-        out.said(f"{path}: {envelopes} envelopes, {cards} cards")
-        out.note(f"on the other node: amp bundle read {name}")
-    return 0
+    return counts
 
 
 def _fill(
@@ -66,7 +89,7 @@ def _fill(
         after = page.number("next")
         if not after:
             return envelopes, cards
-        out.progress(f"{envelopes} envelopes")
+        out.progress(counted(envelopes, "envelope"))
 
 
 def _sync(folder: str) -> None:
@@ -80,31 +103,44 @@ def _sync(folder: str) -> None:
 
 def read(arguments: Arguments, client: Client, out: Output) -> int:
     path = arguments.words[0]
-    counted = dict.fromkeys(_COUNTED, 0)
+    counts, reason = dict.fromkeys(_COUNTED, 0), ""
     try:
-        with open(path, "rb") as file:
+        with open(_file(path), "rb") as file:
             for items in _pages(file, path):
                 answer = client.ask("bundle.read", {"items": items})
                 for name in _COUNTED:
-                    counted[name] += answer.number(name)
-                out.progress(_words(counted))
+                    counts[name] += answer.number(name)
+                reason = reason or answer.text("reason")
+                out.progress(_words(counts))
+    except OSError as exc:
+        raise Failure(f"cannot read {path}: {exc.strerror}") from None
     finally:
         out.progress("")
     if out.json:
-        out.document({"path": path, **counted})
+        out.document({"path": path, **counts, "reason": reason or None})
     else:
-        out.said(_words(counted) or "nothing in it")
+        out.said(_words(counts) or "nothing in it")
+    if refused := counts["refused"]:  # B3
+        what = f"{counted(refused, 'item')} of the bundle {'was' if refused == 1 else 'were'}"
+        raise Failure(f"{what} refused{f': {reason}' if reason else ''}")
     return 0
 
 
-def _words(counted: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counted.items() if count)
+def _words(counts: dict[str, int]) -> str:
+    """`2 messages, 1 card`: what there is any of."""
+    return ", ".join(
+        f"{count} {_WORDS[name]}" if name in _WORDS else counted(count, name.removesuffix("s"))
+        for name, count in counts.items()
+        if count
+    )
 
 
 def _pages(file: BinaryIO, path: str) -> Iterator[list[str]]:
     """The items of a bundle as base64, as many at a time as make a request (B2)."""
     if file.read(len(_MAGIC)) != _MAGIC:
-        raise Failure(f"{path} is no bundle", hint="amp bundle write PATH")
+        raise Failure(
+            f"{path} is no bundle", hint="give a file that `amp bundle write` made on a node"
+        )
     page: list[str] = []
     size = 0
     while data := _item(file):

@@ -4,7 +4,7 @@ from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
 from amp_cli.errors import FAILED
-from amp_cli.output import Output
+from amp_cli.output import Output, counted
 
 WITHIN = 3600.0  # seconds; a check reads everything there is
 
@@ -18,10 +18,11 @@ def check(arguments: Arguments, client: Client, out: Output) -> int:
     if found.text("note"):
         out.note(found.text("note"))
     if found.flag("ok") and not found.each("damage"):
-        out.said(f"{found.number('records')} records, all whole")
+        out.said(f"{counted(found.number('records'), 'record')}, all whole")
         return 0
     word = "set aside" if found.flag("repaired") else "damage"
-    out.said(f"{found.number('records')} records are whole; {word}:")
+    count = found.number("records")
+    out.said(f"{counted(count, 'record')} {'is' if count == 1 else 'are'} whole; {word}:")
     for each in found.each("damage"):
         out.line(f"  {damage(each)}")
     if not arguments.flag("--repair"):
@@ -33,10 +34,11 @@ def damage(found: Document) -> str:
     """One damaged place in words."""
     place = found.text("segment")
     if found.number("bytes"):
-        place += f" at byte {found.number('offset')}: {found.number('bytes')} bytes"
+        place += f" at byte {found.number('offset')}: {counted(found.number('bytes'), 'byte')}"
     ids = ", ".join(found.texts("ids"))
+    word = "message" if len(found.texts("ids")) == 1 else "messages"
     reason = found.text("reason")
-    return f"{place}{', ' * bool(reason)}{reason}{', messages ' * bool(ids)}{ids}"
+    return f"{place}{', ' * bool(reason)}{reason}{f', {word} ' * bool(ids)}{ids}"
 
 
 COMMANDS = {

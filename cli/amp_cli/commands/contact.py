@@ -34,7 +34,9 @@ def run(arguments: Arguments, client: Client, out: Output, verb: str) -> int:
     elif verb == "remove":
         out.said(f"removed {arguments.words[0]}")
     elif verb == "show" or not out.quiet:
-        for each in contacts:
+        for at, each in enumerate(contacts):
+            if at:
+                out.line()
             _show(each, out)
     return 0
 

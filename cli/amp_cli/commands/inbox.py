@@ -38,15 +38,23 @@ def inbox(arguments: Arguments, client: Client, out: Output) -> int:
     if out.json:
         out.document(found.value)
         return 0
-    agent = found.text("agent")
+    _show_inbox(found, arguments, out)
+    return 0
+
+
+def _show_inbox(found: Document, arguments: Arguments, out: Output) -> None:
+    agent, held = found.text("agent"), found.number("quarantined")
+    of_quarantine = arguments.flag("--quarantine")
     if not found.each("messages"):
         out.said(f"{agent}: {_none(arguments)}")
     else:
-        out.said(f"{agent}: {found.number('unread')} unread")
+        count = f"{held} in quarantine" if of_quarantine else f"{found.number('unread')} unread"
+        out.said(f"{agent}: {count}")
         _list(found, out, _again(arguments))
-    if held := found.number("quarantined"):
+    if held and of_quarantine:
+        out.note("amp contact accept ADDRESS lets a sender in; amp contact block ADDRESS does not")
+    elif held:
         out.note(f"{held} in quarantine: amp inbox --quarantine")
-    return 0
 
 
 def thread(arguments: Arguments, client: Client, out: Output) -> int:

@@ -4,7 +4,7 @@ from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
 from amp_cli.errors import Usage
-from amp_cli.output import Output
+from amp_cli.output import Output, counted
 
 
 def ack(arguments: Arguments, client: Client, out: Output) -> int:
@@ -12,11 +12,11 @@ def ack(arguments: Arguments, client: Client, out: Output) -> int:
     if everything == bool(arguments.words):
         raise Usage("amp ack takes either IDs or --all", hint="amp ack 3 4")
     params: dict[str, object] = {"all": True} if everything else {"ids": arguments.words}
-    return _done(client.ask("message.ack", params), "acknowledged", out)
+    return _done(client.ask("message.ack", params), "acknowledge", out)
 
 
 def delete(arguments: Arguments, client: Client, out: Output) -> int:
-    return _done(client.ask("message.delete", {"ids": arguments.words}), "deleted", out)
+    return _done(client.ask("message.delete", {"ids": arguments.words}), "delete", out)
 
 
 def _done(answer: Document, word: str, out: Output) -> int:
@@ -26,10 +26,11 @@ def _done(answer: Document, word: str, out: Output) -> int:
     elif out.quiet:
         for each in done:
             out.line(each)
-    elif len(done) == 1:
-        out.line(f"{word} {done[0]}")
+    elif not done:
+        out.line(f"nothing to {word}")
     else:
-        out.line(f"{word} {len(done)} messages")
+        what = done[0] if len(done) == 1 else counted(len(done), "message")
+        out.line(f"{word.removesuffix('e')}ed {what}")
     return 0
 
 

@@ -64,9 +64,13 @@ def show(message: Document, out: Output) -> None:
             ("attached", ", ".join(each.text("name") for each in message.each("attachments"))),
         )
     )
-    out.line()
-    out.text(message.text("content"))
+    if content := message.text("content"):
+        out.line()
+        out.text(content)
     _structured(message, out)
+    if message.text("state") == "quarantined":
+        sender = message.text("from")
+        out.note(f"amp contact accept {sender} lets it in; amp contact block {sender} refuses it")
 
 
 def _structured(message: Document, out: Output) -> None:

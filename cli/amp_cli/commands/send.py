@@ -50,7 +50,7 @@ def send(arguments: Arguments, client: Client, out: Output) -> int:
             f"amp send: {words[1]!r} is one word too many (a text goes into quotes)",
             hint='amp send bob "Subject" "Text"',
         )
-    params = _params(arguments, words)
+    params = _params(arguments, words, f'amp send {to[0]} "Subject" "Text"')
     if answered := arguments.text("--reply-to"):
         params["in_reply_to"] = answered
     return _submit({"to": to, "subject": subject, **params}, arguments, client, out)
@@ -58,7 +58,7 @@ def send(arguments: Arguments, client: Client, out: Output) -> int:
 
 def reply(arguments: Arguments, client: Client, out: Output) -> int:
     answered, *words = arguments.words
-    params = _params(arguments, words)
+    params = _params(arguments, words, f'amp reply {answered} "Text"')
     found = client.ask("message.get", {"ids": [answered], "peek": True}).each("messages")
     if not found:
         raise Failure(f"there is no message {answered}", hint="amp inbox --all")
@@ -71,8 +71,8 @@ def reply(arguments: Arguments, client: Client, out: Output) -> int:
     return _submit(params, arguments, client, out)
 
 
-def _params(arguments: Arguments, words: list[str]) -> dict[str, object]:
-    """What the flags and the text say, checked."""
+def _params(arguments: Arguments, words: list[str], usual: str) -> dict[str, object]:
+    """What the flags and the text say, checked; `usual` is the command with a text."""
     params: dict[str, object] = {"key": os.urandom(16).hex()}
     for option in ("payload", "context"):
         if (document := arguments.document(f"--{option}")) is not None:
@@ -87,13 +87,13 @@ def _params(arguments: Arguments, words: list[str]) -> dict[str, object]:
         params["expires_in_s"] = int(expires)
     if arguments.flag("--receipt"):
         params["receipt"] = True
-    text = _text(arguments, words, optional="payload" in params)
+    text = _text(arguments, words, usual, optional="payload" in params)
     if text is not None:
         params["text"] = text
     return params
 
 
-def _text(arguments: Arguments, words: list[str], *, optional: bool) -> str | None:
+def _text(arguments: Arguments, words: list[str], usual: str, *, optional: bool) -> str | None:
     sources = [("BODY", words[0])] if words else []
     given = [(option, arguments.text(option)) for option in ("--text", "--file")]
     sources += [(option, value) for option, value in given if value is not None]
@@ -111,7 +111,7 @@ def _text(arguments: Arguments, words: list[str], *, optional: bool) -> str | No
     if not text:  # nobody meant to send nothing; "-" may be empty
         raise Usage(
             "there is no text: give it as BODY, --text, --file PATH, or - for standard input",
-            hint='amp send bob "Subject" "Text"',
+            hint=usual,
         )
     return text
 
@@ -154,13 +154,20 @@ def _submit(params: dict[str, object], arguments: Arguments, client: Client, out
     _show(sent, out)
     if timed_out:
         raise Failure(
-            f"not delivered within {within:g} s: it stays queued and will be tried again",
+            f"not delivered within {within:g} s: {_where(sent)}",
             exit_code=TIMED_OUT,
             hint=f"amp status {sent.text('id')}",
             code="timeout",
         )
     unsent = [each for each in sent.each("recipients") if each.text("status") in _UNSENT]
     return FAILED if unsent else 0
+
+
+def _where(sent: Document) -> str:
+    """Who has a message that is not delivered yet."""
+    if any(each.text("status") == "queued" for each in sent.each("recipients")):
+        return "it stays queued and will be tried again"
+    return "a relay keeps it until the recipient's node fetches it"
 
 
 def _is_settled(sent: Document) -> bool:

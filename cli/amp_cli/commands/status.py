@@ -4,7 +4,7 @@ from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.document import Document
 from amp_cli.errors import Usage
-from amp_cli.output import Output
+from amp_cli.output import Output, counted
 
 
 def status(arguments: Arguments, client: Client, out: Output) -> int:
@@ -25,24 +25,33 @@ def show_node(found: Document, out: Output) -> None:
     """The status document, for a reader."""
     node, mailbox = found.of("node"), found.of("mailbox")
     listen = node.text("listen") or ", ".join(node.texts("listen"))
-    held = f"{mailbox.number('messages')} messages, {size(mailbox.number('bytes'))}"
+    held = f"{counted(mailbox.number('messages'), 'message')}, {size(mailbox.number('bytes'))}"
+    since = found.at("oldest_queued_at")
     out.fields(
         (
             ("ampd", f"{found.text('version')}, up {span(found.number('uptime_s'))}"),
             ("node", f"{node.text('domain')} {node.text('key')}"),
             ("listening", listen or "no"),
             *((name, brief(found.value.get(name))) for name in _PARTS),
+            ("outbox", found.text("outbox") + (f" waiting since {since}" if since else "")),
             ("mailbox", held if mailbox.value else ""),
         )
     )
-    shown = {"version", "node", "mailbox", "uptime_s", "warnings", *_PARTS}
     out.fields(
-        (name, brief(value)) for name, value in found.value.items() if name not in shown and value
+        (name.replace("_", " "), brief(value) if isinstance(value, dict | list) else found.at(name))
+        for name, value in found.value.items()
+        if name not in _SHOWN and value
     )
     out.fields(("warning", each) for each in found.texts("warnings"))
 
 
-_PARTS = ("agents", "peers", "relays", "outbox")
+_PARTS = ("agents", "peers", "relays")
+_SHOWN = frozenset(
+    (
+        *("version", "node", "mailbox", "uptime_s", "warnings", "outbox", "oldest_queued_at"),
+        *_PARTS,
+    )
+)
 
 
 def brief(value: object) -> str:
@@ -60,7 +69,7 @@ def brief(value: object) -> str:
 
 def _name(item: object) -> str:
     document = Document(item)
-    for field in ("address", "node", "uri", "domain", "name"):
+    for field in ("address", "domain", "uri", "node", "name"):
         if text := document.text(field):
             count = document.number("queued")
             said = [document.text("state"), f"{count} waiting" * bool(count)]
@@ -80,7 +89,7 @@ def size(count: int) -> str:
     for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= length:
             return f"{count / length:.1f} {unit}"
-    return f"{count} bytes"
+    return counted(count, "byte")
 
 
 def _message(arguments: Arguments, client: Client, out: Output) -> int:

@@ -1,7 +1,8 @@
 """`amp wait`: block until a message arrives; `amp watch`: show messages as they come.
 
-`watch` goes on when the daemon restarts: it subscribes again after the last number it showed, so
-nothing is missed and nothing comes twice.
+Both go on when the daemon restarts. `watch` subscribes again after the last number it showed, so
+nothing is missed and nothing comes twice; `wait` asks again, for what is left of its time. A daemon
+that was told to stop is waited for as long as it takes; one that cannot be started, for _GONE_FOR.
 """
 
 import time
@@ -13,7 +14,7 @@ from amp_cli.document import Document
 from amp_cli.errors import TIMED_OUT, Failure, NoDaemon
 from amp_cli.output import Output
 
-_GONE_FOR = 60.0  # seconds that a restart of the daemon may take before `watch` gives up
+_GONE_FOR = 60.0  # seconds that a restart of the daemon may take
 _FIRST_PAUSE = 0.1  # seconds before the first new attempt; doubled up to _LONGEST_PAUSE
 _LONGEST_PAUSE = 5.0
 
@@ -26,9 +27,8 @@ def wait(arguments: Arguments, client: Client, out: Output) -> int:
     timeout = arguments.seconds("--timeout")
     if timeout is not None:
         params["timeout_s"] = timeout
-    within = None if timeout is None else timeout + ANSWER_WITHIN
     try:
-        found = client.ask("message.wait", params, within=within)
+        found = _await(client, params, timeout, out)
     except Failure as failure:
         if failure.exit_code == TIMED_OUT:
             failure.hint = ""  # that nothing came is the answer, and there is nothing to mend
@@ -41,9 +41,46 @@ def wait(arguments: Arguments, client: Client, out: Output) -> int:
     return 0
 
 
+def _is_known(sender: str, client: Client) -> bool:
+    """False if neither the address book nor the directory has anybody of this name or address."""
+    try:
+        client.ask("contact.show", {"address": sender})
+    except Failure as failure:
+        if failure.code != "contact_unknown":
+            return True  # it cannot tell; what is wrong with the address is said by `message.wait`
+    else:
+        return True
+    wanted = sender.strip().lower()
+    agents = client.ask("directory.list", {}).each("agents")
+    return any(wanted in (a.text("address"), a.text("address").partition("@")[0]) for a in agents)
+
+
+def _await(
+    client: Client, params: dict[str, object], timeout: float | None, out: Output
+) -> Document:
+    patience = _Patience(client, out)
+    ends = None if timeout is None else time.monotonic() + timeout
+    while True:
+        try:
+            connection = client.open()
+        except NoDaemon as exc:
+            patience.pause(exc, ends)
+            continue
+        patience.is_there()
+        within = None if timeout is None else timeout + ANSWER_WITHIN
+        try:
+            return connection.call("message.wait", params, within)
+        except Lost as exc:
+            patience.pause(exc, ends)
+        finally:
+            connection.close()
+        if ends is not None:
+            params["timeout_s"] = timeout = max(0.0, ends - time.monotonic())
+
+
 def watch(_arguments: Arguments, client: Client, out: Output) -> int:
     last: int | None = None
-    gone_since, pause = 0.0, _FIRST_PAUSE
+    patience = _Patience(client, out)
     while True:
         try:
             connection = client.open()
@@ -52,18 +89,47 @@ def watch(_arguments: Arguments, client: Client, out: Output) -> int:
             if last is None:
                 last = subscribed.number("last")
                 out.note("amp: watching")  # what is sent from now on is shown
-            gone_since, pause = 0.0, _FIRST_PAUSE
+            patience.is_there()
             while True:
                 last = _show(connection.notification(None), out, last)
         except (Lost, NoDaemon) as exc:
-            now = time.monotonic()
-            gone_since = gone_since or now
-            if last is None or now - gone_since > _GONE_FOR:
-                raise NoDaemon("the daemon went away", hint="amp daemon log") from exc
-            if gone_since == now:
-                out.note("amp: the connection was lost, trying again")
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            patience.pause(exc, None)
+
+
+class _Patience:
+    """How long a daemon that went away is waited for."""
+
+    def __init__(self, client: Client, out: Output) -> None:
+        self._client = client
+        self._out = out
+        self._met = False
+        self._gone_since = 0.0
+        self._pause = _FIRST_PAUSE
+
+    def is_there(self) -> None:
+        """It answers, again."""
+        self._met, self._gone_since, self._pause = True, 0.0, _FIRST_PAUSE
+
+    def pause(self, exc: Exception, ends: float | None) -> None:
+        """Wait before the next attempt; NoDaemon or, at `ends`, a timeout if there is none."""
+        now = time.monotonic()
+        if ends is not None and now >= ends:
+            raise Failure("no message came in time", exit_code=TIMED_OUT, code="timeout")
+        if self._client.was_stopped:
+            self._note("amp: the daemon was stopped, waiting for it to start")
+        elif not self._met and isinstance(exc, NoDaemon):
+            raise exc
+        elif self._gone_since and now - self._gone_since > _GONE_FOR:
+            raise NoDaemon("the daemon went away", hint="amp daemon log") from exc
+        else:
+            self._note("amp: the connection was lost, trying again")
+        self._gone_since = self._gone_since or now
+        time.sleep(self._pause if ends is None else min(self._pause, ends - now))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _note(self, text: str) -> None:
+        if not self._gone_since:
+            self._out.note(text)
 
 
 def _show(notification: Document | None, out: Output, last: int) -> int:
