@@ -60,10 +60,11 @@ class Directory:
             (domain,),
         ).fetchall():
             card = Card.from_bytes(read_payload(row["signed"]))
+            there = any(node in online for node in card.nodes)
             found.append(
                 Listed(
                     row["address"], row["key"], card.alias, card.description, card.capabilities,
-                    "direct", any(node in online for node in card.nodes), known_of(row).trust,
+                    "relay" if card.relays and not there else "direct", there, known_of(row).trust,
                 )
             )  # fmt: skip
         return found

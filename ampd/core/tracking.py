@@ -201,9 +201,12 @@ class Tracking:
             "SELECT * FROM deliveries WHERE message=? ORDER BY recipient", (seq,)
         ):
             for column, what, detail in _STAGES:
-                if row[column]:
-                    said = detail if row["via"] != "gateway" else "as the other provider says"
+                if row[column] and row["via"] == "gateway":
+                    said = "as the other provider says"
                     steps.append(Step(row[column], row["address"], what, said))
+                elif row[column]:
+                    place = "a relay" if what == "relayed" else row["address"]
+                    steps.append(Step(row[column], place, what, detail))
             if row["status"] in ("failed", "expired"):
                 steps.append(Step(row["at"], row["address"], row["status"], row["error"] or ""))
             state = self._delivery(row)

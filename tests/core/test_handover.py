@@ -142,6 +142,18 @@ async def test_y2_relayed_is_on_disk_and_the_letter_stays(autojump_clock, runnin
     await relayed(running)
     assert running.status(alice, sent.id) == "relayed"
     assert status(running) == ["relayed"]
+    steps = [(step.what, step.place) for step in running.tracking.trace(alice, sent.id)[1]]
+    assert steps[-1] == ("relayed", "a relay")
+
+
+async def test_who_is_away_and_has_relays_is_reached_by_them(ready, other):
+    def way():
+        (listed,) = [each for each in ready.directory.listed() if each.address == BOB]
+        return listed.online, listed.via
+
+    assert way() == (False, "relay")
+    ready.directory._online = lambda: {other.key.public}
+    assert way() == (True, "direct")
 
 
 async def test_y2_a_receipt_is_out_of_our_hands(autojump_clock, running, other, alice, bob, relays):
