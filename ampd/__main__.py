@@ -57,11 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def serve() -> None:
         settings = load()
         logs.configure(settings.log.level, settings.log.format, os.environ, sys.stderr)
-        from ampd.daemon import Daemon, check
-
         if flags.check:
+            from ampd.preflight import check
+
             check(settings)
             return
+        from ampd.daemon import Daemon
+
         trio.run(Daemon(settings, load).run)
 
     return attempt(serve)

@@ -9,20 +9,23 @@ A value comes from the first of these that has one:
     4. config.toml                  sections and keys as in settings.py
     5. the default                  every key has one that works
 
-  C1  An unknown key, and an AMPD_ variable that is nearly a known one, is an error: a
-      misspelt setting never counts as unset.
+  C1  An unknown key, and an AMPD_ variable that is nearly a known one or begins with a known
+      section, is an error: a misspelt setting never counts as unset. Any other AMPD_ variable
+      that means nothing here is named in the log.
   C2  A bad value is an error even where a stronger source overrides it.
   C3  Every error is Invalid and names its place: `FILE:LINE`, the variable or the flag.
   C4  Sockets live in a folder that only this user can enter, and never in a shared
       temporary folder.
 
 To read the settings again after SIGHUP is to call `load` again. It reads nothing but the
-configuration file and writes nothing; `make_folders` is what writes.
+configuration file and writes nothing; `make_folders` is what writes, and `check_folders` says
+without writing what that would end with. A relative AMPD_HOME is one of the current folder.
 
 Not here: what each key may be (settings.py); which setting can change while the daemon
 runs (daemon.py).
 """
 
+import errno
 import json
 import os
 import re
@@ -32,6 +35,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import appdirs
@@ -65,7 +69,8 @@ _SHAPES: Final[dict[type, str]] = {
     dict: "a table of texts",
 }
 
-_Values = dict[tuple[str, str], object]  # (section, key) -> what the daemon uses
+_Key = tuple[str, str]  # section, key
+_Values = dict[_Key, tuple[object, str]]  # what the daemon uses, and where it was said
 
 
 @value
@@ -117,12 +122,17 @@ class Config:
     metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
     without_effect: tuple[str, ...] = ()  # variables that were read and mean nothing here
+    places: Mapping[_Key, str] = field(default_factory=dict, hash=False, compare=False)
+
+    def place(self, section: str, key: str) -> str:
+        """Where this setting was said, as errors begin (C3); its name where it is the default."""
+        return self.places.get((section, key), f"{section}.{key}")
 
 
 _SECTIONS: Final[dict[str, Any]] = {
     each.name: each.default_factory
     for each in fields(Config)
-    if each.name not in ("paths", "without_effect")
+    if each.name not in ("paths", "without_effect", "places")
 }
 # (section, key) -> how it is read
 _KEYS: Final[dict[tuple[str, str], Field[Any]]] = {
@@ -145,8 +155,9 @@ def load(
     values = _from_file(paths.config_file, must_exist=config_file is not None)
     said, without_effect = amtp_variables.read(environ)
     for (section, key), (variable, raw) in said.items():
-        values[section, key] = _read(section, key, raw, where=variable)
-    values |= _from_environment(environ)
+        values[section, key] = _read(section, key, raw, where=variable), variable
+    ours, unknown = _from_environment(environ)
+    values |= ours
     arguments = {
         ("gateway", "listen"): gateway,
         ("log", "level"): log_level,
@@ -155,12 +166,15 @@ def load(
     for (section, key), text in arguments.items():
         if text is not None:
             flag = "--gateway" if section == "gateway" else f"--{section}-{key}"
-            values[section, key] = _read(section, key, text, where=flag)
+            values[section, key] = _read(section, key, text, where=flag), flag
     sections = {
-        section: kind(**{key: value for (s, key), value in values.items() if s == section})
+        section: kind(**{key: value for (s, key), (value, _) in values.items() if s == section})
         for section, kind in _SECTIONS.items()
     }
-    return Config(paths, **sections, without_effect=without_effect)
+    places = MappingProxyType({key: where for key, (_, where) in values.items()})
+    return Config(
+        paths, **sections, without_effect=tuple(sorted((*without_effect, *unknown))), places=places
+    )
 
 
 def _read(section: str, key: str, raw: object, *, where: str) -> object:
@@ -222,7 +236,8 @@ def _from_document(document: dict[str, Any], source: str, path: Path) -> _Values
                 raise Invalid(
                     f"{where}: there is no key {key} in [{section}]", hint=did_you_mean(key, known)
                 )
-            values[section, key] = _read(section, key, raw, where=f"{where}: {section}.{key}")
+            where = f"{where}: {section}.{key}"
+            values[section, key] = _read(section, key, raw, where=where), where
     return values
 
 
@@ -249,23 +264,28 @@ def _line_of(source: str, *names: str) -> int:
     return nearest
 
 
-def _from_environment(environ: Mapping[str, str]) -> _Values:
+def _from_environment(environ: Mapping[str, str]) -> tuple[_Values, list[str]]:
+    """What the AMPD_ variables say, and the names of those that mean nothing here (C1)."""
     values: _Values = {}
+    unknown = []
     for variable, text in environ.items():
         if variable in _VARIABLES:
             section, key = _VARIABLES[variable]
             raw = _parsed(text, _KEYS[section, key].metadata["shape"], where=variable)
-            values[section, key] = _read(section, key, raw, where=variable)
+            values[section, key] = _read(section, key, raw, where=variable), variable
         elif variable.startswith("AMPD_") and variable not in _OTHER_VARIABLES:
-            import difflib
+            _check_name(variable)
+            unknown.append(variable)
+    return values, unknown
 
-            known = [*_VARIABLES, *_OTHER_VARIABLES]
-            close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
-            if close or variable.split("_")[1].lower() in _SECTIONS:
-                raise Invalid(
-                    f"{variable}: there is no such setting", hint=did_you_mean(variable, known)
-                )
-    return values
+
+def _check_name(variable: str) -> None:
+    import difflib
+
+    known = [*_VARIABLES, *_OTHER_VARIABLES]
+    close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
+    if close or variable.split("_")[1].lower() in _SECTIONS:
+        raise Invalid(f"{variable}: there is no such setting", hint=did_you_mean(variable, known))
 
 
 def _parsed(text: str, shape: type, *, where: str) -> object:
@@ -315,24 +335,55 @@ def _user_folder(environ: Mapping[str, str], variable: str, otherwise: str) -> P
 
 def make_folders(paths: Paths) -> None:
     """The folders exist and are this user's (C4); else Invalid, and nothing was opened in them."""
-    for folder, forbidden in (
-        (paths.data, 0o022),
-        (paths.run, 0o077),
-        (paths.agent_sockets, 0o077),
-    ):
+    for folder, forbidden in _folders(paths):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
             found = folder.lstat()
         except OSError as exc:
-            raise Invalid(f"{folder}: cannot be made: {exc.strerror}") from None
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise Invalid(
-                f"{folder}: is not a folder of this user",
-                hint=f"chown it to this user, or set {paths.moved_by} to a folder of your own",
-            )
-        if found.st_mode & forbidden:
-            raise Invalid(
-                f"{folder}: others may use it (mode {stat.S_IMODE(found.st_mode):04o})",
-                hint=f"chmod 700 {folder}",
-            )
+            raise _cannot_make(folder, exc.strerror) from None
+        _check_folder(folder, found, forbidden, paths.moved_by)
+
+
+def check_folders(paths: Paths) -> None:
+    """Invalid where `make_folders` would raise it; nothing is made."""
+    for folder, forbidden in _folders(paths):
+        try:
+            found = folder.lstat()
+        except FileNotFoundError:
+            _check_parent(folder)
+        except OSError as exc:
+            raise _cannot_make(folder, exc.strerror) from None
+        else:
+            _check_folder(folder, found, forbidden, paths.moved_by)
+
+
+def _folders(paths: Paths) -> tuple[tuple[Path, int], ...]:
+    """Each folder, and the bits that its mode may not have."""
+    return (paths.data, 0o022), (paths.run, 0o077), (paths.agent_sockets, 0o077)
+
+
+def _check_parent(folder: Path) -> None:
+    """Whether the nearest folder that is there lets this user make the missing ones."""
+    nearest = next(each for each in folder.parents if os.path.lexists(each))
+    if not nearest.is_dir():
+        raise _cannot_make(folder, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _cannot_make(folder, os.strerror(errno.EACCES))
+
+
+def _cannot_make(folder: Path, why: str | None) -> Invalid:
+    return Invalid(f"{folder}: cannot be made: {why}")
+
+
+def _check_folder(folder: Path, found: os.stat_result, forbidden: int, moved_by: str) -> None:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise Invalid(
+            f"{folder}: is not a folder of this user",
+            hint=f"chown it to this user, or set {moved_by} to a folder of your own",
+        )
+    if found.st_mode & forbidden:
+        raise Invalid(
+            f"{folder}: others may use it (mode {stat.S_IMODE(found.st_mode):04o})",
+            hint=f"chmod 700 {folder}",
+        )

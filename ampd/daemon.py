@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from ampd import gateway_setup, logs
+from ampd import gateway_setup, logs, preflight
 from ampd.clock import wall_clock
 from ampd.config import Config, make_folders
 from ampd.core.abroad import Abroad
@@ -40,7 +40,7 @@ from ampd.core.submission import Submission
 from ampd.core.tracking import Tracking
 from ampd.core.transfer import Transfer
 from ampd.core.whereabouts import Whereabouts
-from ampd.crypto.keyfiles import load_agent_keys, make_folder, node_key, remove_leftovers
+from ampd.crypto.keyfiles import make_folder, remove_leftovers
 from ampd.crypto.keys import SigningKey
 from ampd.edge.local_socket import LocalSocket
 from ampd.edge.mdns import Mdns
@@ -54,14 +54,15 @@ from ampd.edge.node_figures import (
     node_figures,
 )
 from ampd.edge.overview import Overview
+from ampd.edge.peer_sockets import CannotListenError, endpoint_text
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
-from ampd.home import foreign_secret, journal_key, keep_epoch, take_home
+from ampd.home import foreign_secret, journal_key, keep_epoch, own_key, take_home
 from ampd.model.card import MAX_CARD
-from ampd.model.errors import Invalid, Unavailable
+from ampd.model.errors import Invalid
 from ampd.protocol.session import ENVELOPE_BYTES
 from ampd.provider_setup import COURIER_OF, LazyProviders
-from ampd.settings import Endpoint, Peer, default_domain
+from ampd.settings import Endpoint, default_domain
 from ampd.storage.store import Store
 from ampd.systemd import Manager
 
@@ -103,7 +104,7 @@ class Daemon:
             for folder in (keys, keys / "agents"):
                 make_folder(folder)
                 remove_leftovers(folder)
-            node = node_key(keys / "node.key")
+            node = own_key(paths.data)
             store = Store(paths.data, journal_key(node), wall_clock)
             try:
                 async with trio.open_nursery() as memory:
@@ -131,7 +132,7 @@ class Daemon:
             store, agents, contacts, wall_clock, config.limits.message_bytes, relay_keys
         )
         whereabouts = self._whereabouts = Whereabouts()
-        listen = _endpoint_text(_free(config.peer.listen))
+        listen = _listen(config.peer.listen)
         largest = 2 * (config.limits.message_bytes + MAX_CARD)  # a letter, sealed and padded
         me = LocalNode(node, config.node.domain, epoch, listen, max(largest, ENVELOPE_BYTES))
         door = CountedDoor(mailbox, self._counts)
@@ -150,7 +151,7 @@ class Daemon:
         network = NetworkWatch()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._signals)
-            port = await nursery.start(peers.serve)
+            port = await self._serve_peers(nursery, peers)
             self._listening = _with_port(listen, port)
             mdns = await self._discover(nursery, node.public, port, network)
             for uri in config.peer.static:
@@ -174,6 +175,13 @@ class Daemon:
             )  # fmt: skip
             nursery.start_soon(rooms.flagging.run)
             await self._serve_socket(nursery, rooms)
+
+    async def _serve_peers(self, nursery: trio.Nursery, peers: PeerTcp) -> int:
+        try:
+            port: int = await nursery.start(peers.serve)
+        except CannotListenError as exc:
+            raise exc.naming(self._config.place("peer", "listen")) from None
+        return port
 
     async def _discover(
         self, nursery: trio.Nursery, node: bytes, port: int, network: NetworkWatch
@@ -249,7 +257,6 @@ class Daemon:
         paths = self._config.paths
         inherited = _inherited(self._manager)
         self._local = LocalSocket(rooms, paths.socket, paths.agent_sockets)
-        await nursery.start(self._local.serve, inherited)
         nursery.start_soon(self._providers.run)
         if self._config.metrics.listen is not None:
             await nursery.start(self._serve_metrics, self._config.metrics.listen, rooms)
@@ -257,6 +264,8 @@ class Daemon:
         if self._config.gateway.listen is not None:
             self._gateway = await nursery.start(gateway_setup.serve, self._config, rooms)
             said["gateway"] = self._gateway.url
+        await nursery.start(self._local.serve, inherited)  # last: who is answered, finds all of it
+        (paths.run / "stopped").unlink(missing_ok=True)  # what `amp daemon stop` left
         self._why_not_ready = ""
         self._manager.ready("serving")
         log.info("ready", extra=said)
@@ -312,52 +321,13 @@ class Daemon:
         self._manager.ready("serving")
 
 
-def _free(endpoint: tuple[str, int] | None) -> tuple[str, int] | None:
-    """Where to listen: the default port if it is free, else any; what was chosen stays.
-
-    A second user or a second home on a machine needs no configuration: mDNS and sessions say which
-    port it is.
-    """
-    if endpoint != Peer().listen or endpoint is None or _can_bind(endpoint):
-        return endpoint
-    log.warning("the default port is taken, another one is used", extra={"port": endpoint[1]})
-    return endpoint[0], 0
-
-
-def _can_bind(endpoint: tuple[str, int]) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(endpoint)
-        except OSError:
-            return False
-    return True
-
-
-def check(config: Config) -> None:
-    """Whether a daemon could start with these settings; raises what it would end with."""
-    paths = config.paths
-    make_folders(paths)
-    keys = paths.data / "keys"
-    if (keys / "node.key").exists():
-        node_key(keys / "node.key")
-    for path in (keys / "agents").glob("*.key"):
-        load_agent_keys(path)
-        paths.agent_socket(path.stem)
-    _ = paths.socket
-    endpoint = _free(config.peer.listen)
-    if endpoint is not None and not _can_bind(endpoint):
-        raise Unavailable(
-            f"cannot listen on {_endpoint_text(endpoint)}", hint="is another ampd running there?"
-        )
-    gateway_setup.check(config)
-
-
-def _endpoint_text(endpoint: tuple[str, int] | None) -> str:
+def _listen(wanted: Endpoint | None) -> str:
+    endpoint = preflight.free(wanted)
     if endpoint is None:
         return ""
-    host, port = endpoint
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if endpoint != wanted:
+        log.warning("the default port is taken, another one is used", extra={"wanted": wanted})
+    return endpoint_text(endpoint)
 
 
 def _with_port(listen: str, port: int) -> str:

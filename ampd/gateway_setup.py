@@ -4,14 +4,18 @@
        starts as fast and takes as little memory as before.
   GS2  What keeps the gateway from starting ends the daemon's start, with the command or the setting
        that mends it: packages that are not installed, TLS files, a port that is taken.
-  GS4  That strangers on the network may become agents of this node is said in the log.
+       It names the place where that setting was said. `check` says so without making anything.
   GS3  When it is cancelled, what is being answered is finished before its memory is closed.
+  GS4  That strangers on the network may become agents of this node is said in the log.
 
 Not here: what the gateway does (edge/gateway.py).
 """
 
 import logging
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -54,11 +58,12 @@ class Opened:
 
 
 def check(config: Config) -> None:
-    """Whether a gateway could start with these settings; raises what it would end with (GS2)."""
-    if config.gateway.listen is None:
-        return
-    bound, _ = _bound(config, config.gateway.listen)
-    bound.close()
+    """Whether a gateway could start with these settings, ports aside; else what it would end with.
+
+    Raises Invalid (GS2).
+    """
+    if config.gateway.listen is not None:
+        _encryption(config, config.gateway.listen)
 
 
 async def serve(
@@ -158,10 +163,18 @@ def _text(endpoint: Endpoint) -> str:
 
 def _bound(config: Config, endpoint: Endpoint) -> "tuple[socket.socket, ssl.SSLContext | None]":
     """A listening socket and what encrypts it, or why there cannot be one (GS2)."""
+    tls = _encryption(config, endpoint)
+    from ampd.edge.http.server import bind
+
+    return bind(endpoint), tls
+
+
+def _encryption(config: Config, endpoint: Endpoint) -> "ssl.SSLContext | None":
+    """The TLS of a gateway whose settings, files and packages fit. Raises Invalid (GS2)."""
     try:
         import_module("ampd.edge.gateway")
+        from ampd.edge.amtp.transport import signer_of
         from ampd.edge.gateway_app import tls_context
-        from ampd.edge.http.server import bind
     except ModuleNotFoundError as exc:
         if (exc.name or "ampd").partition(".")[0] == "ampd":
             raise
@@ -169,8 +182,38 @@ def _bound(config: Config, endpoint: Endpoint) -> "tuple[socket.socket, ssl.SSLC
             f"the gateway needs packages that are not installed ({exc.name})",
             hint="pip install 'ampd-node[gateway]'",
         ) from None
-    tls = tls_context(values_of(config, endpoint[1], tls=False))
-    return bind(endpoint), tls
+    section, values = config.gateway, values_of(config, endpoint[1], tls=False)
+    files = "certificate" if section.certificate else "key" if section.key else "listen"
+    with _said_at(config, files):
+        tls = tls_context(values)
+    with _said_at(config, "amtp_signing_key"):
+        signer_of(values)
+    with _said_at(config, "admin_keys"):
+        _check_admin_keys(values.admin_keys, chosen=section.admin_keys is not None)
+    return tls
+
+
+@contextmanager
+def _said_at(config: Config, key: str) -> Iterator[None]:
+    """An error in here is of this setting, and begins with its place."""
+    try:
+        yield
+    except Invalid as exc:
+        raise Invalid(f"{config.place('gateway', key)}: {exc}", hint=exc.hint) from None
+
+
+def _check_admin_keys(path: Path, *, chosen: bool) -> None:
+    """The file can be read, or made where it was chosen to lie."""
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError:
+        if not chosen or (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
+            return  # edge/amtp/admin_keys.py makes it, in a folder of ours if none was chosen
+        why = "is not there, and cannot be made"
+    except OSError as exc:
+        why = f"cannot be read: {exc.strerror}"
+    raise Invalid(f"the file of admin keys {path} {why}", hint=f"ls -ld {path.parent} {path}")
 
 
 async def _sweep(registry: Registry) -> None:

@@ -3,14 +3,20 @@
 import errno
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
+from ampd.crypto.keyfiles import node_key
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.model.errors import StorageError, Unavailable
 from ampd.model.message import digest
 from ampd.storage.records import Epoch
 from ampd.storage.store import Store, Transaction
+
+_LOOKS: Final = 5  # whoever only looks whether a home is taken has its lock for microseconds
+_LOOK_AGAIN_AFTER: Final = 0.02  # seconds
 
 
 class HomeTakenError(Unavailable):
@@ -24,16 +30,10 @@ def take_home(folder: Path) -> int:
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as exc:
-        raise StorageError(
-            f"{path} cannot be opened for writing: {exc.strerror}", hint=f"ls -ld {folder}; mount"
-        ) from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+        raise _no_lock(path, exc) from exc
+    if not _locked(descriptor):
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
-        if exc.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
         raise HomeTakenError(
             f"{folder} is in use by another ampd" + (f", process {holder}" if holder else ""),
             hint="amp daemon status",
@@ -42,6 +42,59 @@ def take_home(folder: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a daemon has this home now; nothing is changed."""
+    path = folder / "ampd.lock"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise _no_lock(path, exc) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether this process has the lock now; whoever only looks (`is_taken`) is waited for."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                os.close(descriptor)
+                raise
+            time.sleep(_LOOK_AGAIN_AFTER)
+        else:
+            return True
+    return False
+
+
+def _no_lock(path: Path, exc: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be opened for writing: {exc.strerror}",
+        hint=f"ls -ld {path.parent}; mount",
+    )
+
+
+def own_key(folder: Path) -> SigningKey:
+    """The node's key, made at the first start; StorageError where it is gone, or cannot be read.
+
+    A journal is proof that there was one: a new one would fit neither it nor what others know.
+    """
+    path = folder / "keys" / "node.key"
+    if not os.path.lexists(path) and any((folder / "journal").glob("*.log")):
+        raise StorageError(
+            f"{path} is gone, and the journal was written with it", hint="restore it from a backup"
+        )
+    return node_key(path)
 
 
 def journal_key(node: SigningKey) -> bytes:

@@ -37,6 +37,9 @@ RATES: Final = frozenset(
 )
 
 
+_ADDRESS: Final = "HOST:PORT or [IPV6]:PORT"
+
+
 def expected(what: str, value: object, *, hint: str = "") -> Invalid:
     """The error for a value that is not `what`; the value is shown shortened and escaped."""
     shown = reprlib.Repr()
@@ -46,10 +49,14 @@ def expected(what: str, value: object, *, hint: str = "") -> Invalid:
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """A hint for a word that is none of `known`."""
+    return _meant(word, known) or f"known are {', '.join(known)}"
+
+
+def _meant(word: str, known: list[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"did you mean {close[0]}?" if close else ""
 
 
 # Readers: from a value of the right shape to what the daemon uses, or Invalid.
@@ -73,14 +80,19 @@ def _node_domain(text: str) -> str:
 
 def read_endpoint(text: str) -> Endpoint | None:
     """`HOST:PORT` or `[IPv6]:PORT`; None for "": off."""
-    if not text:
-        return None
-    what = 'HOST:PORT, [IPV6]:PORT or "" for off'
+    try:
+        return read_address(text) if text else None
+    except Invalid:
+        raise expected(f'{_ADDRESS} or "" for off', text) from None
+
+
+def read_address(text: str) -> Endpoint:
+    """`HOST:PORT` or `[IPv6]:PORT`."""
     match = re.fullmatch(
         r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})", text
     )
     if not match or int(match["port"]) > 65535:
-        raise expected(what, text)
+        raise expected(_ADDRESS, text)
     try:
         if match["six"]:
             ipaddress.IPv6Address(match["six"])
@@ -89,7 +101,7 @@ def read_endpoint(text: str) -> Endpoint | None:
         else:
             check_domain(match["host"])
     except (ValueError, Invalid):
-        raise expected(what, text) from None
+        raise expected(_ADDRESS, text) from None
     return match["six"] or match["host"], int(match["port"])
 
 
@@ -110,7 +122,7 @@ def _names(texts: list[str]) -> tuple[str, ...]:
 def _one_of(*words: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in words:
-            raise expected(" or ".join(words), text, hint=did_you_mean(text, list(words)))
+            raise expected(" or ".join(words), text, hint=_meant(text, list(words)))
         return text
 
     return read
@@ -142,21 +154,20 @@ def _hosts(texts: list[str]) -> tuple[str, ...]:
     """`HOST` or `HOST:PORT` each, in lower case."""
     for text in texts:
         try:
-            sound = read_endpoint(text if re.search(r":[0-9]+$|\]$", text) else f"{text}:1")
+            read_address(text if re.search(r":[0-9]+$|\]$", text) else f"{text}:1")
         except Invalid:
-            sound = None
-        if sound is None:
-            raise expected("HOST or HOST:PORT", text)
+            raise expected("HOST or HOST:PORT", text) from None
     return tuple(text.lower() for text in texts)
 
 
 def _name_server(text: str) -> str:
-    found = read_endpoint(text)
+    """`IP:PORT`; "" is the system's."""
     try:
-        if found is not None:
-            ipaddress.ip_address(found[0])
-    except ValueError:
-        raise expected('the IP address and port of a name server, or ""', text) from None
+        if text:
+            ipaddress.ip_address(read_address(text)[0])
+    except (ValueError, Invalid):
+        what = 'the IP address and port of a name server, or "" for the system\'s'
+        raise expected(what, text) from None
     return text
 
 

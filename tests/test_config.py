@@ -14,7 +14,7 @@ from ampd.config import SOCKET_PATH_BYTES, find_paths, load, make_folders
 from ampd.model.address import NodeUri, RelayUri
 from ampd.model.errors import Invalid
 from ampd.protocol import local
-from ampd.settings import Peer, default_domain
+from ampd.settings import Peer, default_domain, read_address
 
 URI = str(NodeUri(bytes(range(32)), "10.0.0.7", 4160))
 
@@ -232,6 +232,19 @@ def test_a_choice_that_is_nearly_right_gets_a_hint(complaint):
     assert complaint('[policy]\nunknown_senders = "acept"')[1] == "did you mean accept?"
 
 
+def test_a_choice_that_is_none_is_told_the_choices_once(complaint):
+    error, hint = complaint('[policy]\nunknown_senders = "zzz"')
+    assert error.endswith("expected accept or quarantine or reject, not 'zzz'")
+    assert hint == ""
+
+
+def test_nothing_is_off_where_something_must_be(complaint):
+    assert complaint('[gateway]\ndns = "x"')[0].endswith("or \"\" for the system's, not 'x'")
+    assert complaint('[gateway]\nlisten = "x"')[0].endswith("or \"\" for off, not 'x'")
+    with pytest.raises(Invalid, match=r"expected HOST:PORT or \[IPV6\]:PORT, not ''"):
+        read_address("")
+
+
 def test_c1_an_unknown_key_or_section_is_an_error_with_a_hint(complaint):
     error, hint = complaint('[peer]\nlisten = ""\nstatics = []')
     assert (error, hint) == (
@@ -253,7 +266,8 @@ def test_c1_a_variable_that_is_nearly_a_setting_is_an_error(complaint, variable)
 
 
 def test_c1_a_variable_of_another_program_is_not_ours(settings):
-    assert settings(environ={"AMPD_XYZZY": "1", "AMP_AGENT": "alice", "PATH": "/bin"})
+    read = settings(environ={"AMPD_XYZZY_B": "1", "AMP_AGENT": "alice", "PATH": "/bin"})
+    assert read.without_effect == ("AMPD_XYZZY_B",), "but the log names it"
 
 
 def test_c2_a_bad_value_is_an_error_even_where_a_stronger_source_overrides_it(complaint):
@@ -278,6 +292,14 @@ def test_c3_an_error_of_the_environment_names_the_variable(complaint, variable, 
     error, _ = complaint(environ={variable: text})
     assert error.startswith(f"{variable}: expected {expected}")
     assert len(error) < 200
+
+
+def test_c3_every_setting_knows_its_place(settings, tmp_path):
+    read = settings("[gateway]\nkey = '/k'", {"AMPD_PEER_LISTEN": "h:1"}, gateway="127.0.0.1:1")
+    assert read.place("gateway", "key") == f"{tmp_path}/config.toml:2: gateway.key"
+    assert read.place("peer", "listen") == "AMPD_PEER_LISTEN"
+    assert read.place("gateway", "listen") == "--gateway"
+    assert read.place("node", "domain") == "node.domain"
 
 
 def test_c3_an_error_of_the_command_line_names_the_flag(complaint):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ampd import gateway_setup
+from ampd import gateway_setup, preflight
 from ampd.config import load
 from ampd.edge.http.server import bind
 from ampd.model.errors import Invalid, Unavailable
@@ -49,7 +49,7 @@ def test_gs2_a_taken_port_is_named(tmp_path):
     with bind(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
-            gateway_setup.check(config(tmp_path, f"127.0.0.1:{port}"))
+            preflight.check(config(tmp_path, f"127.0.0.1:{port}"))
 
 
 def test_gs2_an_address_that_others_reach_needs_tls_or_a_word(tmp_path):

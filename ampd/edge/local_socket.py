@@ -139,8 +139,7 @@ def listen(path: Path) -> socket.socket:
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        if path.is_symlink() or (path.exists() and not stat.S_ISSOCK(path.lstat().st_mode)):
-            raise Invalid(f"{path} is in the way: it is not a socket", hint=f"rm {path}")
+        check_place(path)
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -152,6 +151,12 @@ def listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def check_place(path: Path) -> None:
+    """Invalid where something that is no socket is in the way of one."""
+    if path.is_symlink() or (path.exists() and not stat.S_ISSOCK(path.lstat().st_mode)):
+        raise Invalid(f"{path} is in the way: it is not a socket", hint=f"rm {path}")
 
 
 def remove(path: Path) -> None:

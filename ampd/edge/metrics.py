@@ -34,6 +34,16 @@ class _Quiet(WSGIRequestHandler):
         """Health checks are no events."""
 
 
+def check_package() -> None:
+    """Invalid where what serves the figures is not installed."""
+    try:
+        import prometheus_client  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise Invalid(
+            "metrics need the package prometheus-client", hint="pip install 'ampd-node[metrics]'"
+        ) from None
+
+
 class Metrics:
     """Serves the figures of one process at an address, from `start` to `stop`."""
 
@@ -45,13 +55,9 @@ class Metrics:
         not_ready: Callable[[], str],
     ) -> None:
         """`figures` is called in another thread; `not_ready` says why, or ""."""
-        try:
-            from prometheus_client import CollectorRegistry
-        except ImportError:
-            raise Invalid(
-                "metrics need the package prometheus-client",
-                hint="pip install 'ampd-node[metrics]'",
-            ) from None
+        check_package()
+        from prometheus_client import CollectorRegistry
+
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Collector(prefix, figures))
         self._not_ready = not_ready

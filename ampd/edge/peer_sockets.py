@@ -34,6 +34,44 @@ _CALL_FAILED: Final = (
 _ANY: Final = {"0.0.0.0", "::", ""}  # noqa: S104  what a user wrote: all addresses of this host
 
 
+class CannotListenError(Unavailable):
+    """An address or a port that cannot be had; `taken`: another program has it."""
+
+    def __init__(
+        self, place: str, exc: OSError, setting: str = "peer.listen (AMPD_PEER_LISTEN)"
+    ) -> None:
+        super().__init__(
+            f"cannot listen on {place}: {exc.strerror or exc}", hint=_other(exc, setting)
+        )
+        self._place, self._exc = place, exc
+        self.taken = exc.errno == errno.EADDRINUSE
+
+    def naming(self, setting: str) -> "CannotListenError":
+        """The same, for where the address was said."""
+        return type(self)(self._place, self._exc, setting)
+
+
+def _other(exc: OSError, setting: str) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        return f"another program listens there: choose another port with {setting}"
+    if exc.errno == errno.EACCES:
+        return f"this user may not listen there: choose a port above 1023 with {setting}"
+    return f"set {setting} to an address of this machine, or to 0.0.0.0:PORT for all of them"
+
+
+def check_listen(endpoint: Endpoint, setting: str) -> None:
+    """CannotListenError unless somebody could listen there now; `setting` says so."""
+    host, port = endpoint
+    try:
+        for family, *_, address in socket.getaddrinfo(
+            "0.0.0.0" if host in _ANY else host,  # noqa: S104  IPv6 is had only where it is free
+            port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
+        ):  # fmt: skip
+            _bound(family, address).close()
+    except OSError as exc:
+        raise CannotListenError(endpoint_text(endpoint), exc, setting) from None
+
+
 def parse_listen(text: str) -> Endpoint:
     """The host and port of `HOST:PORT` or `[HOST]:PORT`; Invalid if it is neither."""
     host, colon, port = text.rpartition(":")
@@ -50,7 +88,7 @@ def parse_listen(text: str) -> Endpoint:
 async def open_listeners(text: str) -> list[trio.SocketListener]:
     """Listen on `text`; both families where it names every address, with one port for both.
 
-    Raises Unavailable, with what to change, if the address or the port cannot be had.
+    Raises CannotListenError, with what to change, if the address or the port cannot be had.
     """
     host, port = parse_listen(text)
     try:
@@ -60,10 +98,7 @@ async def open_listeners(text: str) -> list[trio.SocketListener]:
         port = first.socket.getsockname()[1]
         return [first, *_listener_on_ipv6(port)]
     except OSError as exc:
-        raise Unavailable(
-            f"cannot listen on {text}: {exc.strerror or exc}",
-            hint="choose another port with peer.listen in config.toml, or AMPD_PEER_LISTEN",
-        ) from None
+        raise CannotListenError(text, exc) from None
 
 
 def _listener_on_ipv6(port: int) -> list[trio.SocketListener]:
@@ -84,6 +119,10 @@ async def _resolve(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]
 
 
 def _listener(family: int, address: tuple[object, ...]) -> trio.SocketListener:
+    return trio.SocketListener(trio.socket.from_stdlib_socket(_bound(family, address)))
+
+
+def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
     plain = socket.socket(family, socket.SOCK_STREAM)
     try:
         plain.setblocking(False)
@@ -95,7 +134,7 @@ def _listener(family: int, address: tuple[object, ...]) -> trio.SocketListener:
     except OSError:
         plain.close()
         raise
-    return trio.SocketListener(trio.socket.from_stdlib_socket(plain))
+    return plain
 
 
 async def connect(endpoint: Endpoint) -> trio.SocketStream:

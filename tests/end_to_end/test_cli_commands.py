@@ -354,6 +354,20 @@ def test_a_setting_that_is_wrong_is_named_by_the_command_that_needed_the_daemon(
     assert "config.toml:2: there is no key domian in [node]" in said.err
 
 
+GATEWAY = {"AMPD_GATEWAY_LISTEN": "127.0.0.1:0"}
+
+
+@pytest.mark.parametrize("key", ["ADMIN_KEYS", "AMTP_SIGNING_KEY", "CERTIFICATE"])
+def test_a_start_counts_when_the_gateway_is_open_and_says_why_it_cannot_be(fresh, key):
+    said = fresh.amp("daemon", "start", **GATEWAY, **{f"AMPD_GATEWAY_{key}": "/nonexistent/x"})
+    assert said.code == 4
+    assert f"the daemon ended at once (exit 2): AMPD_GATEWAY_{key}: " in said.err
+
+
+def test_what_a_start_answers_has_the_open_gateway(fresh):
+    assert fresh.json("daemon", "start", **GATEWAY)["gateway"]["url"].startswith("http://127.0.0.1")
+
+
 def test_doctor_says_why_no_daemon_can_start(fresh):
     (fresh.folder / "config.toml").write_text('[node]\ndomian = "x"\n')
     said = fresh.amp("doctor")
@@ -383,8 +397,8 @@ def test_mail_goes_from_node_to_node_in_a_bundle(fresh, tmp_path):
             assert "queued" in fresh.amp("send", "bob@far.local", "On a stick", "T").out
             assert "  queued  bob@far.local  On a stick" in fresh.amp("outbox").out
             stick = str(tmp_path / "mail.ampd")
-            assert "1 envelopes" in fresh.amp("bundle", "write", stick).out
-            assert "1 messages" in far.amp("bundle", "read", stick).out
+            assert "1 envelope," in fresh.amp("bundle", "write", stick).out
+            assert "1 message" in far.amp("bundle", "read", stick).out
             assert "On a stick" in far.amp("inbox").out
             assert "1 known" in far.amp("bundle", "read", stick).out
         finally:

@@ -62,7 +62,7 @@ class Transport:
             Verifier(self.gateways, values.amtp_signatures),
         )  # fmt: skip
         self._outbound = Outbound(
-            shared.http, self.gateways, registry, mail, _signer(values), shared.now
+            shared.http, self.gateways, registry, mail, signer_of(values), shared.now
         )
         self.webhooks = Webhooks(shared, mail)
         answers = Answers(shared.rooms, mail, self.verification_of, shared.now)
@@ -180,7 +180,7 @@ class Transport:
         )
 
 
-def _signer(values: GatewayValues) -> tuple[ForeignSigner, str] | None:
+def signer_of(values: GatewayValues) -> tuple[ForeignSigner, str] | None:
     """The key by which our domain signs, and its selector. Invalid."""
     if values.amtp_signing_key is None:
         return None
