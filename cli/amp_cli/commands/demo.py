@@ -1,103 +1,32 @@
-"""`amp demo`: two real nodes on this machine, in a temporary folder, shown at work.
+"""`amp demo`: two real nodes and a relay on this machine, in a temporary folder, shown at work.
 
-Two daemons find each other by mDNS on loopback; a message and a reply; one of them leaves, mail
-is queued, and arrives when it is back. Nothing outside the temporary folder is touched, and it is
-removed however the demo ends.
+A message with its receipt and an answer, directly; mail for somebody who is away, which a relay
+keeps until he is back while its sender is gone; and what the sender hears when she is back.
+What is told was asked of the nodes; what does not come true is a failure. Nothing outside the
+folder is touched, nobody else is met, and all of it is removed however the demo ends
+(demo_processes.py).
 """
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
+import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from collections.abc import Callable
+from typing import Final
 
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
-from amp_cli.errors import Failure
+from amp_cli.demo_ending import Ended, Ending
+from amp_cli.demo_processes import Node, RelayProgram, World
+from amp_cli.errors import FAILED, Failure
 from amp_cli.output import Output
-from ampd.client import Amp, connect
-from ampd.model.errors import AmpdError, Unavailable
+from ampd.client import Amp, Message, Sent
+from ampd.model.errors import AmpdError
 
-STARTS_WITHIN: Final = 10.0  # seconds; a daemon takes less than one
-FOUND_WITHIN: Final = 10.0  # seconds; mDNS takes one or two
-_LOOK_EVERY: Final = 0.05
-
+_LETTERS: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # none looks like another one
 _STAY: Final = """\
 To stay:   amp init NAME                    your first agent; the daemon starts by itself
            amp send SOMEBODY SUBJECT BODY   amp inbox   amp help
            amp daemon install               start it with your session (systemd)
 """
-
-
-class Host:
-    """One of the two nodes: a home of its own, a daemon, and a connection to it."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
-        self.home = folder / name
-        self.socket = self.home / "run" / "ampd.sock"
-        self._daemon: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start the daemon, and wait until it answers."""
-        self.home.mkdir(mode=0o700, exist_ok=True)
-        environ = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("AMPD_", "AMP_"))
-        }
-        environ |= {
-            "AMPD_HOME": str(self.home),
-            "AMPD_NODE_DOMAIN": f"{self.name}.local",
-            "AMPD_PEER_LISTEN": "127.0.0.1:0",
-            "AMPD_DISCOVERY_INTERFACES": "127.0.0.1",
-        }
-        with (self.home / "ampd.log").open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [sys.executable, "-m", "ampd"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
-                start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + STARTS_WITHIN
-        while not self._answers():
-            if self._daemon.poll() is not None or time.monotonic() > deadline:
-                raise Failure(f"the daemon of {self.name} did not start: {self._last_words()}")
-            time.sleep(_LOOK_EVERY)
-
-    def _answers(self) -> bool:
-        try:
-            connect(socket_path=str(self.socket)).close()
-        except Unavailable:
-            return False
-        return True
-
-    def _last_words(self) -> str:
-        lines = (self.home / "ampd.log").read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "it said nothing"
-
-    def stop(self) -> None:
-        """End the daemon, if it runs."""
-        if self._daemon is not None:
-            self._daemon.terminate()
-            try:
-                self._daemon.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._daemon.kill()
-                self._daemon.wait()
-            self._daemon = None
-
-    def agent(self, name: str) -> Amp:
-        """A connection that acts as `name`, which is made if there is none."""
-        with connect(socket_path=str(self.socket)) as amp:
-            amp.create(name)
-        return connect(agent=name, socket_path=str(self.socket))
 
 
 class _Story:
@@ -115,114 +44,163 @@ class _Story:
 
 
 def run(arguments: Arguments, _client: Client, out: Output) -> int:
-    signal.signal(signal.SIGTERM, _interrupted)
     keep = arguments.flag("--keep")
     began = time.monotonic()
-    story = _Story(out)
-    with _folder(keep=keep) as folder, ExitStack() as hosts:
-        laptop, desk = Host(folder, "laptop"), Host(folder, "desk")
-        hosts.callback(laptop.stop)
-        hosts.callback(desk.stop)
-        try:
-            _show(laptop, desk, story.tell)
-        except AmpdError as exc:
-            raise Failure(f"the demo failed: {exc}", hint=exc.hint) from exc
+    story, ending = _Story(out), Ending()
+    world = World(ending, out.progress, keep=keep)
+    code = FAILED
+    try:
+        code = _attempt(world, ending, story.tell)
+    finally:
+        if code and keep and world.is_made:
+            out.note(f"The folder stays, with a log of each process: {world.folder}")
+    if code:
+        return code
     seconds = round(time.monotonic() - began, 1)
     if out.json:
-        kept = str(folder) if keep else None
+        kept = str(world.folder) if keep else None
         out.document({"shown": story.told, "seconds": seconds, "folder": kept})
         return 0
-    story.tell(f"That took {seconds} s.{f' The folder stays: {folder}' if keep else ''}")
+    story.tell(f"That took {seconds} s.{f' The folder stays: {world.folder}' if keep else ''}")
     if not out.quiet:
         out.line()
         out.text(_STAY)
+    elif keep:
+        out.line(str(world.folder))
     return 0
 
 
-def _show(laptop: Host, desk: Host, say: Callable[[str], None]) -> None:
-    laptop.start()
-    desk.start()
-    say("Two nodes run on this machine: laptop.local and desk.local.")
-    with desk.agent("bob"), laptop.agent("alice") as alice:
-        found = _found(alice)
-        say(f"By mDNS, alice@laptop.local found bob@desk.local in {found:.1f} s.")
-        _talk(alice, desk, say)
-        desk.stop()
-        waiting = [alice.send("bob@desk.local", f"While you were away, {n}") for n in (1, 2)]
-        say(
-            f"desk.local is gone. alice sends two more: {waiting[0].status}, on her disk,"
+def _attempt(world: World, ending: Ending, tell: Callable[[str], None]) -> int:
+    """Everything, cleaned up: 0, or what shells make of the signal that ended it."""
+    with ending:
+        try:
+            try:
+                world.open()
+                _Play(world, tell).show()
+            except (AmpdError, Failure) as exc:
+                raise _failure(world, exc) from exc
+            finally:
+                world.close()
+        except Ended as end:
+            world.close()  # once more: the signal may have come just before it began
+            return end.exit_code
+    return 0
+
+
+def _failure(world: World, exc: AmpdError | Failure) -> Failure:
+    why = world.cause_of(exc)
+    mend = "" if "; try: " in why else "amp demo --keep"  # its logs say more
+    return Failure(f"the demo failed: {why}", hint=mend)
+
+
+class _Play:
+    """Two nodes, a relay, and what is shown with them."""
+
+    def __init__(self, world: World, tell: Callable[[str], None]) -> None:
+        suffix = "".join(secrets.choice(_LETTERS) for _ in range(4))
+        self._world = world
+        self._tell = tell
+        self._laptop = Node(world, "laptop", suffix)
+        self._desk = Node(world, "desk", suffix)
+        self._relay = RelayProgram(world, "relay")
+
+    def show(self) -> None:
+        """All of it."""
+        self._relay.start()
+        self._laptop.start()
+        self._desk.start(self._laptop)
+        invitation = self._relay.invitation(nodes=2)
+        for node in (self._laptop, self._desk):
+            node.use_relay(invitation)
+        with self._laptop.agent("alice") as alice, self._desk.agent("bob") as bob:
+            self._meet(alice, bob)
+            direct = self._directly(alice, bob)
+            relayed = self._through_the_relay(alice, bob)
+            self._back_online(alice, bob, relayed)
+            self._count(bob, [direct, relayed])
+
+    def _meet(self, alice: Amp, bob: Amp) -> None:
+        us, them = alice.whoami().address, bob.whoami().address
+        self._tell(f"Two nodes run on this machine: {us} and {them}.")
+        self._world.wait(lambda: _sees(alice, them) and _sees(bob, us), "the nodes meet")
+        self._tell("They were told where to meet (peer.static); on a LAN, mDNS does that.")
+
+    def _directly(self, alice: Amp, bob: Amp) -> Message:
+        sent = alice.send(bob.whoami().address, "Tests are green", "Shall we ship it?")
+        seconds = self._until(alice, sent, "delivered")
+        message = self._arrived(bob, "alice's message arrives")
+        self._tell(
+            f"alice writes to bob: delivered in {seconds:.1f} s, via: {message.via}."
+            f" That is a receipt of bob's key; {self._desk.domain} has it on disk."
+        )
+        bob.read(message)
+        self._until(alice, sent, "read")
+        self._tell(f"bob reads {message.body!r}, and alice sees: read.")
+        bob.reply(message, "Ship it.")
+        answer = self._arrived(alice, "bob's answer arrives")
+        same = "in the same thread" if answer.thread_id == sent.thread_id else "in another thread"
+        self._tell(f"bob answers {same}: {answer.body!r}. Signed, sealed, on disk on both sides.")
+        return message
+
+    def _through_the_relay(self, alice: Amp, bob: Amp) -> Message:
+        address = bob.whoami().address
+        for node in (self._laptop, self._desk):
+            self._world.wait(node.is_served, f"the relay serves {node.domain}")
+        self._tell("A relay runs too (ampd relay); both nodes were invited (amp relay add).")
+        self._world.stop(self._desk)
+        sent = alice.send(address, "While you were away", "It is out.")
+        self._tell(
+            f"{self._desk.domain} is off. alice writes again: {sent.status}, on her disk,"
             " signed and sealed."
         )
-        desk.start()
-        with desk.agent("bob") as bob:
-            for _ in waiting:
-                message = _next(bob)
-                say(f"desk.local is back: bob reads {message!r}.")
-        states = {_settled(alice, each.id) for each in waiting}
-        say(f"alice sees both: {', '.join(sorted(states))}. Nothing lost, nothing twice.")
+        seconds = self._until(alice, sent, "relayed")
+        self._tell(f"{seconds:.1f} s later: relayed. The relay keeps it, and can read none of it.")
+        self._world.stop(self._laptop)
+        self._desk.start()
+        message = self._arrived(bob, "the relay's mail arrives")
+        self._tell(
+            f"{self._laptop.domain} is off too, and {self._desk.domain} is back:"
+            f" bob has {message.subject!r}, via: {message.via}."
+        )
+        return message
+
+    def _back_online(self, alice: Amp, bob: Amp, message: Message) -> None:
+        self._laptop.start(self._desk)
+        self._until(alice, message, "delivered")
+        self._tell(f"{self._laptop.domain} is back: alice hears that it was delivered.")
+        bob.read(message)
+        self._until(alice, message, "read")
+
+    def _count(self, bob: Amp, messages: list[Message]) -> None:
+        found = [message.id for message in bob.inbox()]
+        if found != [message.id for message in messages]:
+            raise Failure(f"bob's inbox has {len(found)} messages, of {len(messages)} sent")
+        self._tell("bob reads it, and alice sees: read. Nothing lost, nothing twice.")
+
+    def _until(self, alice: Amp, message: Sent | Message, status: str) -> float:
+        """The seconds that it took."""
+
+        def is_so() -> bool:
+            return alice.status_of(message.id).status == status
+
+        return self._world.wait(is_so, f"alice's message is {status}").seconds
+
+    def _arrived(self, reader: Amp, what: str) -> Message:
+        """The message that nobody has read yet; it stays so."""
+        found = self._world.wait(lambda: reader.inbox(unread=True).messages, what).answer
+        return reader.read(found[-1], peek=True)[0]
 
 
-def _talk(alice: Amp, desk: Host, say: Callable[[str], None]) -> None:
-    sent = alice.send("bob@desk.local", "Tests are green", "Shall we ship it?")
-    with desk.agent("bob") as bob:
-        message = bob.wait(timeout=FOUND_WITHIN)
-        if message is None:
-            raise Unavailable("bob got nothing")
-        say(f"alice writes; bob, on the other node, reads: {message.body!r}")
-        bob.reply(message, "Ship it.")
-    answer = alice.wait(timeout=FOUND_WITHIN)
-    if answer is None:
-        raise Unavailable("alice got no answer")
-    same = "in the same thread" if answer.thread_id == sent.thread_id else "in another thread"
-    say(f"bob answers {same}: {answer.body!r}. Signed, sealed, on disk on both sides.")
-
-
-def _found(alice: Amp) -> float:
-    began = time.monotonic()
-    while not any(each.online for each in alice.discover("desk.local")):
-        if time.monotonic() - began > FOUND_WITHIN:
-            raise Unavailable(
-                "the two nodes did not find each other by mDNS on loopback",
-                hint="is UDP port 5353 blocked on lo? amp doctor",
-            )
-        time.sleep(_LOOK_EVERY)
-    return time.monotonic() - began
-
-
-def _next(bob: Amp) -> str:
-    message = bob.wait(timeout=FOUND_WITHIN)
-    if message is None:
-        raise Unavailable("queued mail did not arrive")
-    return message.subject
-
-
-def _settled(alice: Amp, message: str) -> str:
-    deadline = time.monotonic() + FOUND_WITHIN
-    while (status := alice.status_of(message).status) == "queued" and time.monotonic() < deadline:
-        time.sleep(_LOOK_EVERY)
-    return status
-
-
-@contextmanager
-def _folder(*, keep: bool) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="amp-demo-"))
-    try:
-        yield folder
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _sees(agent: Amp, address: str) -> bool:
+    return any(each.address == address and each.online for each in agent.discover())
 
 
 COMMANDS = {
     "demo": Command(
         "demo",
         "",
-        "two nodes on this machine find each other and write to each other, also while one is"
-        " away; cleans up",
+        "two nodes and a relay on this machine: direct, offline through the relay, back online;"
+        " cleans up",
         run,
         options=(Option("--keep", "", "leave the folder, and print where it is"),),
         example="amp demo",
