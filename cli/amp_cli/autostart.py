@@ -20,7 +20,7 @@ from _socket import socket
 from fcntl import LOCK_EX, flock
 
 from amp_cli.client import reach
-from amp_cli.errors import NoDaemon
+from amp_cli.errors import Failure, NoDaemon
 from ampd.protocol.local import data_folder, run_folder
 
 TYPE_CHECKING = False  # `typing` costs a third of a command
@@ -32,6 +32,7 @@ READY_WITHIN = 30.0  # seconds, from the process to its first answer; most of it
 LOOK_AGAIN_AFTER = 0.03  # seconds
 # A daemon that ended at once may have found another one on its way up: it gets this long.
 OTHER_WITHIN = 1.0  # seconds
+CHECKED_WITHIN = 10.0  # seconds for `ampd --check`
 ENDS_WITHIN = 3.0  # seconds from SIGTERM to its end
 _END = 65536  # bytes of the log that the traceback of an early end fits in
 LOG_LIMIT = 4 * 1024 * 1024  # bytes; weeks of log lines
@@ -53,6 +54,28 @@ def start(path: str) -> socket:
         return _attempt(path) or _launch(path)
     finally:
         os.close(lock)
+
+
+def why_not(environ: dict[str, str] | None = None) -> Failure | None:
+    """What would keep a daemon from starting, in the words of `ampd --check`; None if nothing."""
+    from subprocess import DEVNULL, PIPE, TimeoutExpired
+    from subprocess import run as run_program
+
+    try:
+        checked = run_program(
+            (*DAEMON, "--check"), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True,
+            errors="replace", timeout=CHECKED_WITHIN, check=False, env=environ,
+        )  # fmt: skip
+    except TimeoutExpired:
+        return Failure("`ampd --check` does not end", hint="amp daemon log")
+    if checked.returncode == 0:
+        return None
+    lines = [line for line in checked.stderr.splitlines() if line.strip()]
+    said = lines[-1].strip().removeprefix("ampd: error: ") if lines else "it does not say why"
+    what, _, hint = said.rpartition("; ")
+    if not what:
+        what, hint = said, ""
+    return Failure(what, hint=hint.removeprefix("try: "), exit_code=max(checked.returncode, 1))
 
 
 def _make_folder(folder: str) -> None:

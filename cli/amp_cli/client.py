@@ -5,18 +5,21 @@ trip. Where nothing answers on the default socket, a daemon is started first (au
 socket that was named, nothing is ever started: it may be all that a sandbox has.
 
 A connection that breaks before the answer came is opened once more and asked again: every method
-may be repeated, `message.send` by its `key`.
+may be repeated, `message.send` by its `key`. A program that has met the daemon starts none again
+after somebody said `amp daemon stop`: the mark that stop leaves in the sockets' folder says so,
+until a daemon starts and takes it away.
 
 `_socket` is the C half of `socket`, whose Python half costs as much as a whole command.
 """
 
+import os
 from _collections_abc import Callable  # `collections.abc` would import all of `collections`
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from amp_cli.document import Document
 from amp_cli.errors import REFUSED, Failure, NoDaemon, from_answer
 from amp_cli.json_text import dumps, loads
-from ampd.protocol.local import LINE_LIMIT, socket_path_limit
+from ampd.protocol.local import LINE_LIMIT, main_socket, run_folder, socket_path_limit
 
 ANSWER_WITHIN = 30.0  # seconds; a daemon that is silent for longer is stuck, not busy
 _CHUNK = 65536  # bytes; a whole inbox in one read
@@ -64,7 +67,7 @@ class Connection:
             return self._answer(within)
         except TimeoutError:
             raise NoDaemon(
-                f"the daemon did not answer within {within:g} s", hint="amp daemon restart"
+                f"the daemon did not answer within {within:g} s", hint="amp doctor"
             ) from None
 
     def notification(self, within: float | None) -> Document | None:
@@ -123,6 +126,7 @@ class Client:
         self.path = path
         self.agent = agent
         self._start = start
+        self.met = False  # whether it has answered this program
 
     def ask(
         self,
@@ -142,17 +146,28 @@ class Client:
                 connection.close()
         raise NoDaemon("the daemon hung up without an answer, twice", hint="amp daemon log")
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the daemon that this program has met was to stop, and no other has come."""
+        return self.met and self.path == main_socket() and os.path.exists(stop_mark())
+
     def open(self) -> Connection:
         """A connection that stays; its `call` may raise Lost."""
         try:
             channel = reach(self.path)
         except (FileNotFoundError, ConnectionRefusedError):
-            if self._start is None:
+            if self._start is None or self.was_stopped:
                 raise NoDaemon(
                     f"no daemon answers on {self.path}", hint="amp daemon start"
                 ) from None
             channel = self._start(self.path)
+        self.met = True
         return Connection(channel, self.agent)
+
+
+def stop_mark() -> str:
+    """The file that says: the daemon was told to stop, and whoever runs is not to start it."""
+    return os.path.join(run_folder(), "stopped")
 
 
 def reach(path: str) -> socket:

@@ -14,6 +14,8 @@ from cli.conftest import Said
 # Answers like a daemon, and writes down that it was started.
 ANSWERS = """
 import os, sys, threading
+if sys.argv[1:] == ["--check"]:
+    sys.exit()
 sys.path.insert(0, {tests!r})
 from cli.fake_daemon import FakeDaemon
 home = {home!r}

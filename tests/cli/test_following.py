@@ -2,10 +2,15 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
+from amp_cli.client import Client, stop_mark
+from amp_cli.errors import NoDaemon
 from cli.conftest import AMP
 from cli.fake_daemon import FakeDaemon, Refusal
+
+from ampd.protocol.local import main_socket
 
 
 @pytest.fixture
@@ -70,6 +75,47 @@ def test_wait_prints_what_came(amp, daemon):
 def test_wait_that_ends_without_a_message_exits_6(amp, daemon):
     daemon.errors["message.wait"] = Refusal("timeout", "no message within 1 s", "a hint")
     assert amp("wait", "--timeout", "1") == (6, "", "amp: error: no message within 1 s\n")
+
+
+def test_wait_goes_on_however_often_the_connection_breaks(amp, daemon):
+    daemon.hang_up_before += 3 * ["message.wait"]
+    daemon.results["message.wait"] = {"messages": [daemon.message()]}
+    said = amp("wait")
+    assert said.code == 0
+    assert said.err == "amp: the connection was lost, trying again\n"
+
+
+def test_wait_counts_the_time_without_a_daemon_too(amp, daemon):
+    daemon.hang_up_before += 100 * ["message.wait"]
+    assert amp("wait", "--timeout", "0.3").code == 6
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_has_met_the_daemon_starts_it_after_a_crash_and_not_after_a_stop(
+    short_path, monkeypatch, stopped
+):
+    monkeypatch.setenv("AMPD_HOME", str(short_path))
+    (short_path / "run").mkdir()
+    started = []
+
+    def start(path):
+        started.append(path)
+        raise NoDaemon("it does not start")
+
+    client = Client(main_socket(), "", start)
+    with FakeDaemon(main_socket()):
+        client.ask("system.status", {})
+    if stopped:
+        Path(stop_mark()).touch()
+    for each in (client, Client(main_socket(), "", start)):
+        with pytest.raises(NoDaemon):
+            each.open()
+    assert len(started) == (1 if stopped else 2), "a fresh command starts it in any case"
+
+
+def test_wait_that_meets_no_daemon_says_so_at_once(amp, daemon):
+    daemon.close()
+    assert amp("wait").code == 4
 
 
 def queued(to="bob@far.local"):

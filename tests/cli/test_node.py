@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from amp_cli import autostart
 from amp_cli.commands import doctor
 from amp_cli.main import GROUPS, run
 from cli.fake_daemon import Refusal
@@ -131,6 +132,7 @@ def test_unregister_of_nobody_names_the_command_that_lists_who_is_there(amp):
 def healthy(daemon, short_path, monkeypatch):
     monkeypatch.setenv("AMPD_HOME", str(short_path))
     monkeypatch.delenv("AMP_SOCKET")
+    checked(monkeypatch, "")
     (short_path / "run").mkdir(0o700)
     (short_path / "run" / "ampd.sock").symlink_to(daemon.path)
 
@@ -141,9 +143,11 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_install(amp, healthy):
     assert said.code == 0
 
 
-def test_doctor_names_each_thing_wrong_and_what_mends_it(amp, healthy, daemon, short_path):
+def test_doctor_names_each_thing_wrong_and_what_mends_it(
+    amp, healthy, daemon, short_path, monkeypatch
+):
     (short_path / "run").chmod(0o755)
-    (short_path / "config.toml").write_text("[node\n")
+    checked(monkeypatch, "import sys; sys.exit('ampd: error: config.toml:1: this is not TOML')")
     contact = {"address": "bob@x", "trust": "untrusted", "state": "conflict"}
     daemon.results["contact.list"] = {"contacts": [contact]}
     daemon.results["journal.check"] = {"ok": False, "damage": [{"segment": "1", "offset": 5}]}
@@ -153,7 +157,7 @@ def test_doctor_names_each_thing_wrong_and_what_mends_it(amp, healthy, daemon, s
     assert said.code == 1
     for mends in (
         f"socket folder: chmod 700 {short_path}/run",
-        "config: correct the file, then amp daemon restart",
+        "config: correct it, then amp daemon restart",
         "version: amp daemon restart",
         "agents: amp init NAME",
         "journal: amp check --repair",
@@ -166,7 +170,44 @@ def test_doctor_names_each_thing_wrong_and_what_mends_it(amp, healthy, daemon, s
 
 def checked(monkeypatch, program):
     """`ampd --check` is `program` from here on."""
-    monkeypatch.setattr(doctor, "DAEMON", (sys.executable, "-c", program))
+    monkeypatch.setattr(autostart, "DAEMON", (sys.executable, "-c", program))
+
+
+def test_doctor_says_that_the_daemon_that_runs_could_not_start_again(amp, healthy, monkeypatch):
+    checked(monkeypatch, "import sys; sys.exit('ampd: error: c.toml:2: bad; did you mean good?')")
+    said = amp("doctor")
+    assert said.code == 1
+    assert "the daemon that runs could not start again: c.toml:2: bad\n" in said.out
+    assert "\nconfig: did you mean good?\n" in said.out
+
+
+RELAYS = [
+    ({"state": "connected", "last_error": "it does not know your node"}, "ampd relay invite"),
+    ({"state": "away", "queued": 2, "last_error": "refused"}, "amp relay add URI"),
+    ({"state": "away", "queued": 0, "last_error": "refused"}, ""),
+    ({"state": "collecting", "queued": 2}, ""),
+]
+
+
+@pytest.mark.parametrize(("relay", "mend"), RELAYS)
+def test_doctor_warns_of_a_relay_that_refuses_or_is_away_while_mail_waits(
+    amp, healthy, daemon, relay, mend
+):
+    daemon.results["system.status"] = {**daemon.status(), "relays": [{"uri": "amp://r", **relay}]}
+    said = amp("doctor")
+    assert said.code == (1 if mend else 0)
+    assert f"{'WRONG' if mend else 'ok   '}  relay          amp://r" in said.out
+    assert mend in said.out.partition("\nrelay: ")[2]
+    assert relay.get("last_error", "") in said.out
+
+
+def test_doctor_warns_of_interfaces_that_do_not_exist(amp, healthy, daemon):
+    discovery = {"mdns": False, "error": "there is no interface nope0; waiting for one"}
+    daemon.results["system.status"] = {**daemon.status(), "discovery": discovery}
+    said = amp("doctor")
+    assert said.code == 1
+    assert "no other node is found: there is no interface nope0" in said.out
+    assert "\ndiscovery: correct [discovery] interfaces in config.toml" in said.out
 
 
 def test_doctor_without_a_daemon_says_how_to_start_one(amp, healthy, daemon, monkeypatch):
@@ -183,8 +224,9 @@ def test_doctor_says_why_no_daemon_can_start(amp, healthy, daemon, monkeypatch):
     daemon.close()
     said = amp("doctor")
     assert said.code == 1
-    assert f"cannot start: {wrong}\n" in said.out
-    assert "amp daemon start" not in said.out
+    assert "cannot start: config.toml:3: no key domian in [node]\n" in said.out
+    assert "\ndaemon: did you mean domain?\n" in said.out
+    assert "ok     config" not in said.out and "amp daemon start" not in said.out
 
 
 def test_doctor_shows_what_the_daemon_warns_of(amp, healthy, daemon):
@@ -203,6 +245,32 @@ def test_doctor_gives_up_on_a_daemon_that_does_not_answer(amp, healthy, daemon, 
     assert said.code == 1
     assert "the daemon does not answer" in said.out
     assert f"daemon: kill -9 {os.getpid()}, then amp daemon start\n" in said.out
+
+
+HUNG = (
+    "amp: error: the daemon did not answer within 0.1 s; try: kill -9 {}, then amp daemon start\n"
+)
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_a_daemon_that_hangs_is_ended_by_the_command_that_is_named(
+    amp, healthy, daemon, short_path, monkeypatch, verb
+):
+    monkeypatch.setattr("amp_cli.commands.daemon._GONE_WITHIN", 0.1)
+    daemon.silent.append("system.stop")
+    said = amp("daemon", verb)
+    assert (said.code, said.err) == (4, HUNG.format(os.getpid()))
+    assert not (short_path / "run" / "stopped").exists(), "it was not stopped"
+
+
+def test_restart_ends_no_daemon_that_could_not_start_again(amp, healthy, daemon, monkeypatch):
+    said = "ampd: error: config.toml:2: there is no key domian in [node]; did you mean domain?"
+    checked(monkeypatch, f"import sys; sys.stderr.write({said!r}); sys.exit(2)")
+    answer = amp("daemon", "restart")
+    assert answer.code == 2
+    assert "the daemon was left running, for it could not start again: config.toml:2" in answer.err
+    assert answer.err.endswith("in [node]; did you mean domain?\n")
+    assert daemon.asked == []
 
 
 def test_doctor_in_a_sandbox_looks_at_what_its_socket_may_ask(amp, daemon):

@@ -235,6 +235,41 @@ def test_watch_shows_messages_across_a_restart_each_once(house, alice, bob):
         assert watching.returncode == 130
 
 
+BOB = {"AMP_AGENT": "bob"}
+STOPPED = "amp: the daemon was stopped, waiting for it to start\n"
+
+
+def test_a_daemon_that_was_stopped_stays_so_until_somebody_starts_it(fresh):
+    fresh.amp("init", "bob")
+    watching, waiting = (
+        fresh.start("watch", "--json", **BOB),
+        fresh.start("wait", "--from", "zed", **BOB),
+    )
+    with ended(watching), ended(waiting):
+        assert watching.stderr.readline() == "amp: watching\n"
+        assert waiting.stderr.readline().startswith("nobody known is called zed")
+        assert fresh.amp("daemon", "stop").code == 0
+        assert watching.stderr.readline() == waiting.stderr.readline() == STOPPED
+        assert fresh.amp("daemon", "status").code == 4, "nobody who was running started it"
+        assert fresh.amp("init", "zed").code == 0
+        fresh.amp("send", "bob", "Back", "T", "--agent", "zed")
+        assert json.loads(watching.stdout.readline())["subject"] == "Back"
+        assert "subject: Back" in waiting.communicate(timeout=30)[0]
+        assert waiting.returncode == 0
+    assert not (fresh.folder / "run" / "stopped").exists()
+
+
+def test_a_restart_with_a_setting_that_is_wrong_ends_nothing(fresh):
+    fresh.amp("init", "alice")
+    (fresh.folder / "config.toml").write_text('[node]\ndomian = "x"\n')
+    said = fresh.amp("daemon", "restart")
+    assert said.code == 2
+    assert "left running" in said.err and "config.toml:2: there is no key domian" in said.err
+    assert fresh.amp("daemon", "status").code == 0
+    assert "could not start again" in fresh.amp("doctor").out
+    assert fresh.amp("daemon", "stop").code == 0
+
+
 def test_who_acts_must_be_clear(house):
     said = house.amp("inbox")
     assert said.code == 3

@@ -1,16 +1,18 @@
 """`amp daemon`: the background daemon of this user. `install` is in daemon_install.py.
 
 `start` starts one even with AMP_AUTOSTART=0, `stop` returns when nothing answers any more and the
-process has ended: its files are nobody's then. `status` starts nothing: exit 4 says that no daemon
-runs.
+process has ended: its files are nobody's then; programs that run wait for the next daemon instead
+of starting one (client.py). `restart` asks `ampd --check` first: a daemon that is well is not ended
+for one that cannot start. `status` starts nothing: exit 4 says that no daemon runs.
 """
 
 import os
+import sys
 import time
 
 from amp_cli.arguments import Arguments, Command, Option
-from amp_cli.autostart import log_file, start
-from amp_cli.client import Client, Lost, reach
+from amp_cli.autostart import log_file, start, why_not
+from amp_cli.client import Client, Lost, reach, stop_mark
 from amp_cli.commands.status import show_node
 from amp_cli.errors import Failure, NoDaemon, Usage
 from amp_cli.output import Output
@@ -44,6 +46,7 @@ def run_stop(_arguments: Arguments, client: Client, out: Output) -> int:
 
 
 def run_restart(arguments: Arguments, client: Client, out: Output) -> int:
+    _check_first(client)
     _stop(client)
     if serves(client.path):
         tell("start", *UNITS)
@@ -98,8 +101,49 @@ def _launch(arguments: Arguments, client: Client) -> None:
     start(client.path).close()
 
 
+def _check_first(client: Client) -> None:
+    """Failure if a daemon runs here that could not be started again."""
+    if client.path != main_socket():
+        return  # where its daemon lives is not known
+    if not (is_active("ampd.service") if serves(client.path) else _answers(client)):
+        return
+    if wrong := why_not(unit_environ(client)):
+        raise Failure(
+            f"the daemon was left running, for it could not start again: {wrong}",
+            hint=wrong.hint,
+            exit_code=wrong.exit_code,
+        )
+
+
+def unit_environ(client: Client) -> dict[str, str] | None:
+    """What a daemon that systemd starts does not get of this shell is left out; None: all of it."""
+    if not serves(client.path):
+        return None
+    return {name: text for name, text in os.environ.items() if not name.startswith("AMPD_")}
+
+
 def _stop(client: Client) -> bool:
     """Whether a daemon was running; nothing answers any more when this returns."""
+    marked = client.path == main_socket() and _leave_mark()
+    try:
+        return _end(client)
+    except BaseException:
+        if marked:
+            os.unlink(stop_mark())
+        raise
+
+
+def _leave_mark() -> bool:
+    """Say to the programs that run that this is no crash; False where no daemon ever was."""
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(stop_mark(), flags, 0o600))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _end(client: Client) -> bool:
     if serves(client.path) and is_active("ampd.socket"):
         was_running = is_active("ampd.service")
         tell("stop", *UNITS)  # the socket too: whoever connects to it starts the daemon again
@@ -109,9 +153,11 @@ def _stop(client: Client) -> bool:
     process = _process(client)
     connection = client.open()
     try:
-        connection.call("system.stop", {})
+        connection.call("system.stop", {}, _GONE_WITHIN)
     except Lost:
         pass  # it may be gone before its answer is
+    except NoDaemon as exc:
+        raise NoDaemon(str(exc), hint=ends(client.path)) from None
     finally:
         connection.close()
     deadline = time.monotonic() + _GONE_WITHIN
@@ -122,6 +168,21 @@ def _stop(client: Client) -> bool:
     if process is not None:
         _await_end(process)
     return True
+
+
+def ends(path: str) -> str:
+    """The command that ends a daemon which listens to nobody."""
+    if serves(path):
+        return "systemctl --user restart ampd.service"
+    try:  # SO_PEERCRED, unix(7): who listens
+        from _socket import SO_PEERCRED, SOL_SOCKET
+
+        channel = reach(path)
+        pid = int.from_bytes(channel.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[:4], sys.byteorder)
+        channel.close()
+    except (ImportError, OSError, Failure):
+        pid = 0
+    return f"kill -9 {pid}, then amp daemon start" if pid > 1 else "end it, then amp daemon start"
 
 
 def _process(client: Client) -> int | None:

@@ -1,29 +1,28 @@
 """`amp doctor`: what is wrong with this install, and the command that mends it; exit 1 if anything.
 
-It starts nothing and changes nothing. What needs the daemon is looked at only where one answers;
-where none does, `ampd --check` says why. On the socket of one agent, which is all that a sandbox
+It starts nothing and changes nothing. `ampd --check` says why no daemon can start, or why the one
+that answers could not start again. What needs the daemon is looked at only where one answers. On
+the socket of one agent, which is all that a sandbox
 has, only what that socket may ask is looked at.
 """
 
 import os
 import stat
-import sys
 from _collections_abc import Iterator  # `collections.abc` would import all of `collections`
 
 from amp_cli.arguments import Arguments, Command
-from amp_cli.autostart import DAEMON
+from amp_cli.autostart import why_not
 from amp_cli.client import Client, reach
 from amp_cli.commands.check import damage
+from amp_cli.commands.daemon import ends, unit_environ
 from amp_cli.document import Document
 from amp_cli.errors import FAILED, Failure, NoDaemon
 from amp_cli.output import Output
-from amp_cli.user_manager import serves
 from ampd import __version__
 from ampd.protocol.local import config_file, data_folder, main_socket, run_folder
 
 _LIMIT = 5.0  # seconds for one answer; a daemon that is well takes a hundredth of one
 _JOURNAL_LIMIT = 60.0  # seconds; a check reads everything there is
-_CHECK_LIMIT = 10.0  # seconds for `ampd --check`
 _ROOM = 64 * 1024 * 1024  # bytes; below it a disk is full within a day of ordinary mail
 
 
@@ -38,10 +37,19 @@ class Finding:
 
 def doctor(_arguments: Arguments, client: Client, out: Output) -> int:
     is_ours = client.path == main_socket()  # another socket's folders are not known
-    findings = [*_folders(), *_config()] if is_ours else []
-    findings += _socket(client, is_ours=is_ours)
-    if findings[-1].ok:
+    wrong = why_not(unit_environ(client)) if is_ours else None
+    findings = [*_folders()] if is_ours else []
+    socket = list(_socket(client, wrong, is_ours=is_ours))
+    answers = socket[-1].ok
+    if is_ours and (answers or not wrong):
+        findings.append(_config(wrong))
+    findings += socket
+    if answers:
         findings += _daemon(client)
+    return _show(findings, out)
+
+
+def _show(findings: list[Finding], out: Output) -> int:
     wrong = [each for each in findings if not each.ok]
     if out.json:
         names = ("name", "ok", "detail", "hint")
@@ -81,27 +89,21 @@ def _folders() -> Iterator[Finding]:
                 yield Finding("disk", f"less than 64 MiB are free at {folder}", f"df -h {folder}")
 
 
-def _config() -> Iterator[Finding]:
-    from tomllib import TOMLDecodeError, loads
-
+def _config(wrong: Failure | None) -> Finding:
+    if wrong is not None:  # the daemon that runs has read it when it was another
+        what = f"the daemon that runs could not start again: {wrong}"
+        return Finding("config", what, wrong.hint or "correct it, then amp daemon restart")
     path = config_file()
-    try:
-        with open(path, encoding="utf-8") as file:
-            loads(file.read())
-    except FileNotFoundError:
-        yield Finding("config", "the defaults (there is no config.toml)", ok=True)
-    except (OSError, UnicodeDecodeError, TOMLDecodeError) as exc:
-        yield Finding("config", f"{path}: {exc}", "correct the file, then amp daemon restart")
-    else:
-        yield Finding("config", path, ok=True)
+    there = os.path.exists(path)
+    return Finding("config", path if there else "the defaults (there is no config.toml)", ok=True)
 
 
-def _socket(client: Client, *, is_ours: bool) -> Iterator[Finding]:
+def _socket(client: Client, wrong: Failure | None, *, is_ours: bool) -> Iterator[Finding]:
     try:
         reach(client.path).close()
     except (FileNotFoundError, ConnectionRefusedError):
         yield (
-            _why_none(client.path)
+            _none(client.path, wrong)
             if is_ours
             else Finding(
                 "daemon", f"none answers on {client.path}", "start the daemon it belongs to"
@@ -120,24 +122,11 @@ def _socket(client: Client, *, is_ours: bool) -> Iterator[Finding]:
         yield Finding("socket", client.path, ok=True)
 
 
-def _why_none(path: str) -> Finding:
-    """Whether a daemon could start, in the words of `ampd --check`."""
-    from subprocess import DEVNULL, PIPE, TimeoutExpired
-    from subprocess import run as run_program
-
-    try:
-        checked = run_program(
-            (*DAEMON, "--check"), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True,
-            errors="replace", timeout=_CHECK_LIMIT, check=False,
-        )  # fmt: skip
-    except TimeoutExpired:
-        return Finding("daemon", "none answers, and `ampd --check` does not end", "amp daemon log")
-    if checked.returncode == 0:
+def _none(path: str, wrong: Failure | None) -> Finding:
+    if wrong is None:
         return Finding("daemon", f"none answers on {path}", "amp daemon start")
-    lines = [line for line in checked.stderr.splitlines() if line.strip()]
-    said = lines[-1].strip().removeprefix("ampd: error: ") if lines else "it does not say why"
-    what, _, hint = said.partition("; try: ")
-    return Finding("daemon", f"cannot start: {what}", hint)
+    mend = wrong.hint or "correct it, then amp daemon start"
+    return Finding("daemon", f"cannot start: {wrong}", mend)
 
 
 def _daemon(client: Client) -> Iterator[Finding]:
@@ -147,6 +136,7 @@ def _daemon(client: Client) -> Iterator[Finding]:
         yield Finding("daemon", f"answers on {client.path}", ok=True)
         yield from _version(status)
         yield from _warnings(status)
+        yield from _network(status)
         for look in (_agents, _journal, _contacts):
             try:
                 yield from look(client, status)
@@ -156,24 +146,9 @@ def _daemon(client: Client) -> Iterator[Finding]:
                 if failure.code != "forbidden":  # it is not for an agent's own socket
                     yield Finding(look.__name__.strip("_"), str(failure), failure.hint)
     except NoDaemon as failure:
-        yield Finding("daemon", f"the daemon does not answer: {failure}", _ends(client.path))
+        yield Finding("daemon", f"the daemon does not answer: {failure}", ends(client.path))
     except Failure as failure:
         yield Finding("daemon", str(failure), failure.hint)
-
-
-def _ends(path: str) -> str:
-    """The command that ends a daemon which listens to nobody."""
-    if serves(path):
-        return "systemctl --user restart ampd.service"
-    try:  # SO_PEERCRED, unix(7): who listens
-        from _socket import SO_PEERCRED, SOL_SOCKET
-
-        channel = reach(path)
-        pid = int.from_bytes(channel.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[:4], sys.byteorder)
-        channel.close()
-    except (ImportError, OSError, Failure):
-        pid = 0
-    return f"kill -9 {pid}, then amp daemon start" if pid > 1 else "end it, then amp daemon start"
 
 
 def _version(status: Document) -> Iterator[Finding]:
@@ -191,6 +166,28 @@ def _version(status: Document) -> Iterator[Finding]:
 def _warnings(status: Document) -> Iterator[Finding]:
     for each in status.texts("warnings"):
         yield Finding("warning", each)
+
+
+def _network(status: Document) -> Iterator[Finding]:
+    if why := status.of("discovery").text("error"):
+        mend = "correct [discovery] interfaces in config.toml, then amp daemon restart"
+        yield Finding("discovery", f"no other node is found: {why}", mend)
+    for relay in status.each("relays"):
+        yield _relay(relay)
+
+
+def _relay(relay: Document) -> Finding:
+    """A relay that refuses us, or is away while mail waits for it, is wrong."""
+    uri, state, why = relay.text("uri"), relay.text("state"), relay.text("last_error")
+    if state == "connected" and why:
+        mend = "have its owner let this node in (ampd relay invite), then amp relay add URI"
+        return Finding("relay", f"{uri} keeps no mail for this node: {why}", mend)
+    if state in ("collecting", "connected"):
+        return Finding("relay", f"{uri} ({state})", ok=True)
+    waits = relay.number("queued")
+    said = f"{uri} is away{f', and {waits} waiting for it' if waits else ''}"
+    mend = f"start it, or use another one: amp relay add URI; amp relay remove {uri}"
+    return Finding("relay", f"{said}{f': {why}' if why else ''}", mend, ok=not waits)
 
 
 def _agents(client: Client, _status: Document) -> Iterator[Finding]:

@@ -27,6 +27,9 @@ def wait(arguments: Arguments, client: Client, out: Output) -> int:
     timeout = arguments.seconds("--timeout")
     if timeout is not None:
         params["timeout_s"] = timeout
+    sender = arguments.text("--from")
+    if sender and not _is_known(sender, client):
+        out.note(f"nobody known is called {sender}: waiting all the same")
     try:
         found = _await(client, params, timeout, out)
     except Failure as failure:
@@ -66,11 +69,13 @@ def _await(
         except NoDaemon as exc:
             patience.pause(exc, ends)
             continue
-        patience.is_there()
+        opened = time.monotonic()
         within = None if timeout is None else timeout + ANSWER_WITHIN
         try:
             return connection.call("message.wait", params, within)
         except Lost as exc:
+            if time.monotonic() - opened > _LONGEST_PAUSE:  # else it may do nothing but hang up
+                patience.is_there()
             patience.pause(exc, ends)
         finally:
             connection.close()
@@ -102,13 +107,12 @@ class _Patience:
     def __init__(self, client: Client, out: Output) -> None:
         self._client = client
         self._out = out
-        self._met = False
         self._gone_since = 0.0
         self._pause = _FIRST_PAUSE
 
     def is_there(self) -> None:
         """It answers, again."""
-        self._met, self._gone_since, self._pause = True, 0.0, _FIRST_PAUSE
+        self._gone_since, self._pause = 0.0, _FIRST_PAUSE
 
     def pause(self, exc: Exception, ends: float | None) -> None:
         """Wait before the next attempt; NoDaemon or, at `ends`, a timeout if there is none."""
@@ -117,7 +121,7 @@ class _Patience:
             raise Failure("no message came in time", exit_code=TIMED_OUT, code="timeout")
         if self._client.was_stopped:
             self._note("amp: the daemon was stopped, waiting for it to start")
-        elif not self._met and isinstance(exc, NoDaemon):
+        elif not self._client.met:
             raise exc
         elif self._gone_since and now - self._gone_since > _GONE_FOR:
             raise NoDaemon("the daemon went away", hint="amp daemon log") from exc
