@@ -146,14 +146,21 @@ class Agents:
 
     def named(self, name: str) -> Agent:
         """The agent of this name, or Refused (agent_unknown)."""
-        agent = self._agents.get(name.strip().lower().removesuffix(f"@{self.domain}"))
-        if agent is None:
+        bare = name.strip().lower().removesuffix(f"@{self.domain}")
+        agent = self._agents.get(bare)
+        if agent is not None:
+            return agent
+        if "@" in bare:
             raise Refused(
-                f"no agent named {name!r} on this node",
+                f"{bare} is no agent of this node, which is {self.domain}",
                 code="agent_unknown",
-                hint=f"amp init {name}" if name else "amp init NAME",
+                hint="amp agents",
             )
-        return agent
+        raise Refused(
+            f"no agent named {name!r} on this node",
+            code="agent_unknown",
+            hint=f"amp init {bare or 'NAME'}",
+        )
 
     def at(self, address: Address) -> Agent | None:
         """The local agent with this address."""

@@ -17,7 +17,7 @@ from ampd.core.agents import Agents
 from ampd.core.contacts import Contacts
 from ampd.core.mailbox import Mailbox
 from ampd.model.encoding import decode, encode
-from ampd.model.errors import Invalid, Refused, StorageError, Unavailable
+from ampd.model.errors import Invalid, Refused, StaleKey, StorageError, Unavailable
 from ampd.model.fields import Fields
 from ampd.model.message import MAX_ENVELOPE, Envelope
 from ampd.model.values import value
@@ -26,6 +26,8 @@ from ampd.storage.store import Store
 
 PAGE_BYTES: Final = 2 << 20  # a quarter of what one line of the socket may hold
 _LARGEST: Final = 2 * MAX_ENVELOPE
+# To whom has no key that fits, both look the same.
+_UNREADABLE: Final = "it does not open: damaged on its way, or sealed to a key that is gone"
 
 
 @value
@@ -48,6 +50,7 @@ class Taken:
     elsewhere: int = 0
     refused: int = 0
     cards: int = 0
+    reason: str = ""  # why the first one was refused
 
 
 class Bundles:
@@ -111,6 +114,9 @@ class Bundles:
             raise came
         if isinstance(came, Refused | Unavailable):  # it is still in its sender's outbox
             taken.refused += 1
+            taken.reason = taken.reason or (
+                _UNREADABLE if isinstance(came, StaleKey) else str(came)
+            )
         elif came.what == "receipt":
             taken.receipts += 1
         elif came.what == "known":

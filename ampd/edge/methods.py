@@ -151,7 +151,7 @@ class Methods:
         listed = ", ".join(sorted(agent.name for agent in everybody))
         raise Refused(
             f"several agents live here: {listed}", code="ambiguous",
-            hint="say which: --agent NAME, or AMP_AGENT",
+            hint="say which: amp --agent NAME, or export AMP_AGENT=NAME for every command",
         )  # fmt: skip
 
     def _whoami(self, agent: Agent) -> Document:
@@ -167,11 +167,10 @@ class Methods:
             if caller.bound and agent.name != caller.bound:
                 raise Refused(f"this socket acts as {caller.bound}, not as {name}")
             caller.acting = agent.name
-        who = caller.bound or caller.acting or None
         return {
             "version": ampd.__version__,
             "protocol": PROTOCOL,
-            "agent": who,
+            "agent": caller.bound or caller.acting or None,
             "domain": agents.domain,
         }
 
@@ -284,7 +283,7 @@ class Methods:
         wanted = Filter(
             box=params.text("box", "inbox"),
             unread=params.flag("unread"),
-            sender=params.text("from"),
+            sender=params.sender("from"),
             thread=self._thread_id(agent, thread) if thread else None,
             limit=params.integer("limit", 50),
             before=params.message("before"),
@@ -297,11 +296,12 @@ class Methods:
         return documents.inbox(agent, listing, await self._rooms.flagging.of(listing.messages))
 
     def _thread_id(self, agent: Agent, text: str) -> bytes:
-        lists = self._rooms.lists
         try:
-            return id_from_text(lists.one(agent, lists.find(agent, text)).thread)
+            return self._answering(agent, text)["thread"]
         except Refused:
-            return id_from_text(text)
+            if len(text) != 36:
+                raise
+            return id_from_text(text)  # a thread none of whose messages is here yet
 
     async def _get(self, caller: Caller, params: Params) -> Document:
         agent = self.agent(caller)
@@ -357,7 +357,7 @@ class Methods:
         thread, after = params.message("thread"), params.message("after")
         wanted = Filter(
             unread=not after,
-            sender=params.text("from"),
+            sender=params.sender("from"),
             thread=self._thread_id(agent, thread) if thread else None,
             limit=1,
             after=after or "0",

@@ -7,6 +7,7 @@ named in the error, and nothing was done.
 from typing import Any
 
 from ampd.core import json_text
+from ampd.model.address import Address, check_name
 from ampd.model.errors import Invalid
 
 
@@ -93,6 +94,13 @@ class Params:
         value = self._left.pop(name, None)
         return "" if value is None else _one_message(value, name)
 
+    def sender(self, name: str) -> str:
+        """An address, or a name at any domain, in lower case; "" where it is missing."""
+        text = self.text(name).strip()
+        if not text:
+            return ""
+        return str(Address.parse(text)) if "@" in text else check_name(text)
+
     def json(self, name: str) -> str | None:
         """Any JSON value, as the JSON text that is sent; None where it is missing or null."""
         value = self._left.pop(name, None)
@@ -107,8 +115,12 @@ class Params:
 
 
 def _one_message(value: object, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise Invalid(f"{name} must hold message ids")
+    if value == "":
+        raise Invalid(
+            "a message id is empty", hint="use the number that `amp inbox` shows, or the id"
+        )
     return _sendable(str(value), name)
 
 

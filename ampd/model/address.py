@@ -69,7 +69,7 @@ class Address:
     def parse(cls, text: str) -> Self:
         """The address that `text` is, or Invalid."""
         stripped = text.strip()
-        if "@" not in stripped:
+        if "@" not in stripped or stripped[0] == "@" or stripped[-1] == "@":
             shown = f"{text[:_SHOWN]!r}"
             raise Invalid(f"{shown} is not an address", hint="write it as name@domain")
         if len(stripped) > MAX_ADDRESS:

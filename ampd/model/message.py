@@ -319,5 +319,8 @@ def id_from_text(text: str) -> bytes:
     except ValueError:
         identifier = b""
     if not identifier or id_text(identifier) != text.lower():  # UUID() also takes braces, "_", ...
-        raise Invalid(f"{text[:60]!r} is not a message id")
+        raise Invalid(
+            f"{text[:60]!r} is no message id",
+            hint="use the number that `amp inbox` shows, or 6 or more characters of the id",
+        )
     return identifier

@@ -158,3 +158,14 @@ async def test_a5_who_never_showed_to_be_of_this_node_is_external_for_ever(tmp_p
         assert node.inbox(node.agents.named("alice"))[0].trust == "external"
         back, _ = await node.agents.create("mallory", Profile())
         assert back.outside
+
+
+async def test_an_address_of_another_node_is_no_agent_that_could_be_made_here(node, alice):
+    with pytest.raises(Refused) as caught:
+        node.agents.named("bob@other.local")
+    assert str(caught.value) == "bob@other.local is no agent of this node, which is here.local"
+    assert (caught.value.code, caught.value.hint) == ("agent_unknown", "amp agents")
+    for name in ("bob", "bob@here.local"):
+        with pytest.raises(Refused) as caught:
+            node.agents.named(name)
+        assert caught.value.hint == "amp init bob"

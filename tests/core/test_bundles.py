@@ -125,3 +125,15 @@ async def test_l4_a_failing_disk_ends_the_reading(ready, other, alice, monkeypat
     monkeypatch.setattr(other.store, "write", fail)
     with pytest.raises(StorageError):
         await of(other).read([of(ready).write([], 0).items[-1]])
+
+
+async def test_l4_of_what_was_refused_the_first_reason_is_told(ready, other, alice, bob):
+    for text in ("hello", "again"):
+        await ready.send(alice, BOB, text)
+    items = [decode(each) for each in of(ready).write([], 0).items[1:]]
+    for fields in items:
+        fields["envelope"][2] = fields["envelope"][2][:-1] + b"?"
+    taken = await of(other).read([encode(fields) for fields in items])
+    assert taken.refused == 2
+    assert taken.reason == "it does not open: damaged on its way, or sealed to a key that is gone"
+    assert (await carry(ready, other)).reason == ""

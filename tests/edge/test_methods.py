@@ -221,3 +221,58 @@ async def test_keys_that_claim_an_address_of_this_node_can_only_be_forgotten(her
         assert (refused["code"], refused["hint"]) == ("invalid", forget)
         assert len((await client.get("contact.remove", address=str(bob.address)))["contacts"]) == 2
         assert (await client.get("contact.list"))["contacts"] == []
+
+
+# What is wrong with a request is said of what was asked.
+
+
+ASKS = [("message.list", {}), ("message.wait", {"timeout_s": 0})]
+
+
+@pytest.mark.parametrize(("method", "params"), ASKS)
+@pytest.mark.parametrize("wrong", ["bad@@x", "bad@@", "two words", "bob@", "@here.local"])
+async def test_a_sender_that_can_be_nobody_is_invalid_and_not_waited_for(
+    here, method, params, wrong
+):
+    async with here.client(acting="alice") as client:
+        assert await client.code(method, **{"from": wrong, **params}) == "invalid"
+
+
+async def test_a_sender_may_be_a_name_or_an_address_in_any_case(here, of_bob):
+    async with here.client(acting="bob") as client:
+        for sender in ("Bob", "BOB@here.local", " bob "):
+            listed = await client.get("message.list", **{"from": sender})
+            assert len(listed["messages"]) == 2
+            await client.get("message.wait", **{"from": sender, "after": 1, "timeout_s": 0})
+
+
+@pytest.mark.parametrize(("method", "params"), ASKS)
+async def test_a_thread_that_is_not_there_is_unknown_and_no_text_is_taken_for_an_id(
+    here, of_bob, method, params
+):
+    async with here.client(acting="bob") as client:
+        error = (await client.ask(method, thread="99", **params))["error"]
+        assert (error["message"], error["data"]["code"]) == ("no message 99", "message_unknown")
+        error = (await client.ask(method, thread="zz", **params))["error"]
+        assert (error["message"], error["data"]["code"]) == ("'zz' is no message id", "invalid")
+        assert "6 or more characters of the id" in error["data"]["hint"]
+        error = (await client.ask(method, thread="z" * 36, **params))["error"]
+        assert error["message"].endswith(" is no message id") and error["data"]["hint"]
+        elsewhere = "0198f3c2-0000-7000-8000-000000000001"  # a thread whose messages come later
+        assert (await client.get("message.list", thread=elsewhere))["messages"] == []
+
+
+async def test_an_empty_id_is_called_empty(here):
+    async with here.client(acting="alice") as client:
+        error = (await client.ask("message.get", ids=[""]))["error"]
+        assert error["message"] == "a message id is empty"
+        assert "amp inbox" in error["data"]["hint"]
+
+
+async def test_y1_who_does_not_say_as_whom_hears_how(here):
+    async with here.client() as client:
+        error = (await client.ask("agent.show"))["error"]
+        assert error["message"] == "several agents live here: alice, bob"
+        assert error["data"]["hint"] == (
+            "say which: amp --agent NAME, or export AMP_AGENT=NAME for every command"
+        )

@@ -155,3 +155,11 @@ def test_a_contact_link_holds_few_hints():
 def test_a_host_that_is_none_is_refused(host):
     with pytest.raises(Invalid):
         NodeUri.parse(f"amp://{KEY}@{host}:4160")
+
+
+@pytest.mark.parametrize("text", ["bob@", "@team", "@", " @here.local"])
+def test_an_address_that_lacks_a_part_is_repeated_whole(text):
+    with pytest.raises(Invalid) as caught:
+        Address.parse(text)
+    assert str(caught.value) == f"{text!r} is not an address"
+    assert caught.value.hint == "write it as name@domain"

@@ -170,7 +170,11 @@ class Providers:
         mine = [a for a in self.accounts() if a.key == agent.key.hex()]
         found = [a for a in mine if provider.lower() in (a.provider, a.url, a.address)]
         if not found:
-            raise Invalid(f"{agent.address} has no account at {provider}", hint="amp provider list")
+            raise Invalid(
+                f"{agent.address} has no account at {provider}",
+                code="contact_unknown",
+                hint="amp provider list",
+            )
         await self._registry().delete(ACCOUNT, found[0].id)
         self._look_again(found[0])
         return found[0]

@@ -50,19 +50,26 @@ class ProviderClient:
     ) -> tuple[str, dict[str, Any]]:
         """The URL at which the API was found, and what the provider answered (PC1)."""
         for place in places(url):
-            reply = await self._send("POST", f"{place}/register", token, raw_json.write(body))
+            reply = await self._registering(place, token, raw_json.write(body))
             value = _json(reply)
             if reply.status in _NOT_THERE or (reply.status < 500 and value is None):
                 continue
             if reply.status == 401:
                 raise Refused(f"{url} says: {words_of(value) or 'HTTP status 401'}")
-            _check(reply, value, url)
+            _check_registered(reply, value, url)
             if isinstance(value, dict):
                 return place, value
         raise Refused(
             f"no AMP provider answers at {url}",
             hint="give the URL that its documentation names, e.g. http://localhost:23000/api",
         )
+
+    async def _registering(self, place: str, token: str, body: str) -> "Reply":
+        try:
+            return await self._send("POST", f"{place}/register", token, body)
+        except Unavailable as exc:
+            exc.hint = "check the host and the port of --provider, and that the provider runs there"
+            raise
 
     async def pending(self, account: Registration) -> list[dict[str, Value]]:
         """A page of messages that wait there, the oldest first."""
@@ -159,6 +166,16 @@ def _json(reply: "Reply") -> Value:
         return None
 
 
+def _check_registered(reply: "Reply", value: Value, url: str) -> None:
+    """PC2; a name that is taken can be mended."""
+    try:
+        _check(reply, value, url)
+    except Refused as exc:
+        if exc.code == "conflict":
+            exc.hint = "if the name is taken, ask for another one: --name NAME"
+        raise
+
+
 def _check(reply: "Reply", value: Value, who: str) -> None:
     """PC2."""
     if 200 <= reply.status < 300:
@@ -167,6 +184,10 @@ def _check(reply: "Reply", value: Value, who: str) -> None:
     text = f"{who} says: {said}"
     if reply.status == 401:
         raise Unavailable(f"{text} (its API key is not taken any more: amp register it again)")
-    if 400 <= reply.status < 500 and reply.status not in (408, 425, 429):
+    if reply.status == 429:
+        seconds = reply.headers.get("retry-after", "")
+        when = f"in {seconds} s" if seconds.isdecimal() else "later"
+        raise Unavailable(text, code="rate_limited", hint=f"ask again {when}")
+    if 400 <= reply.status < 500 and reply.status not in (408, 425):
         raise Refused(text, code="conflict" if reply.status == 409 else "")
     raise Unavailable(text)

@@ -16,6 +16,7 @@
 Refused: the URL may not be asked, now or later. Unavailable: it did not answer; maybe later.
 """
 
+import os
 import ssl
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -265,6 +266,16 @@ def _shown(url: str) -> str:
 
 def _reason(exc: BaseException) -> str:
     """What went wrong, at its root: "certificate verify failed", not "connection broken"."""
-    while (cause := exc.__cause__ or exc.__context__) is not None:
+    while (cause := _cause(exc)) is not None:
         exc = cause
+    if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) and exc.errno:
+        return os.strerror(exc.errno).lower()
     return str(exc) or type(exc).__name__
+
+
+def _cause(exc: BaseException) -> BaseException | None:
+    """One step to the root; of a group, its first: what one address said stands for all."""
+    if isinstance(exc, BaseExceptionGroup):
+        first: BaseException = exc.exceptions[0]
+        return first
+    return exc.__cause__ or exc.__context__

@@ -129,5 +129,6 @@ async def _as_the_system(host: str) -> list[str]:
     try:
         found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise Unavailable(f"there is no host {host}: {exc}") from None
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        raise Unavailable(f"there is no host {host}: {why.lower()}") from None
     return list(dict.fromkeys(str(each[4][0]) for each in found))

@@ -27,7 +27,7 @@ from ampd.edge.amp.provider_client import places
 from ampd.edge.amp.provider_words import Registration, outgoing, registered
 from ampd.edge.http.client import Reply
 from ampd.model.address import Address
-from ampd.model.errors import Invalid, Refused, Unavailable
+from ampd.model.errors import CODES, Invalid, Refused, Unavailable
 from ampd.protocol.amp.ids import native_id
 from ampd.protocol.amp.signing import sign, verify
 from ampd.protocol.raw_json import parse, write
@@ -52,6 +52,8 @@ class Wire:
         answer = self.script(method, path)
         if isinstance(answer, Exception):
             raise answer
+        if isinstance(answer, Reply):
+            return answer
         if answer is not None:
             status, said = answer
             return Reply(status, {}, said if isinstance(said, bytes) else json.dumps(said).encode())
@@ -218,9 +220,37 @@ async def test_ex1_a_name_that_is_taken_is_refused_in_the_providers_words(home, 
     assert home.providers.accounts() == []
 
 
+async def test_ex1_who_may_not_have_a_name_hears_how_to_ask_for_another(home, bob):
+    agent = home.node.agents.named("alice")
+    with pytest.raises(Refused) as caught:
+        await home.providers.register(agent, URL, "acme", name="bob")
+    assert caught.value.hint == "if the name is taken, ask for another one: --name NAME"
+
+
+@pytest.mark.parametrize("wait", [{}, {"retry-after": "90"}, {"retry-after": "soon"}])
+async def test_pc2_a_provider_that_is_asked_too_often_is_a_limit_and_not_a_failure(home, wait):
+    limit = Reply(429, wait, b'{"error":"rate_limited","message":"too many"}')
+    home.http.script = lambda method, path: limit
+    with pytest.raises(Unavailable) as caught:
+        await home.providers.register(home.node.agents.named("alice"), URL, "acme")
+    assert CODES[caught.value.code] == 5
+    when = "in 90 s" if wait.get("retry-after") == "90" else "later"
+    assert caught.value.hint == f"ask again {when}"
+
+
+async def test_a_provider_that_does_not_answer_is_said_with_what_to_look_at(home):
+    home.http.script = lambda method, path: Unavailable("connection refused")
+    with pytest.raises(Unavailable) as caught:
+        await home.providers.register(home.node.agents.named("alice"), URL, "acme")
+    assert caught.value.hint == (
+        "check the host and the port of --provider, and that the provider runs there"
+    )
+
+
 async def test_ex1_an_account_that_was_removed_is_used_no_more(home, alice, bob):
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid) as caught:
         await home.providers.remove(alice, "other.example")
+    assert CODES[caught.value.code] == 3
     await home.providers.remove(alice, "aimaestro.local")
     assert home.providers.accounts() == []
     assert await home.providers.find(Address.parse(BOB)) == ""

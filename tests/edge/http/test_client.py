@@ -340,3 +340,9 @@ async def test_hc6_waiting_for_a_turn_counts_as_time(autojump_clock):
     assert sorted(late) == [(number, 15) for number in range(PER_ORIGIN, 2 * PER_ORIGIN + 1)]
     await client.send("GET", "http://a.example/again")
     assert client._turns == {}
+
+
+async def test_what_keeps_a_connection_from_opening_is_said_at_its_root(client, other):
+    with pytest.raises(Unavailable) as caught:
+        await client.send("GET", "http://127.0.0.1:1/api", anywhere=True)
+    assert str(caught.value) == "http://127.0.0.1:1/api: connection refused"

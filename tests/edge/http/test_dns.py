@@ -1,5 +1,6 @@
 """The DNS against a small real name server."""
 
+import socket
 from contextlib import asynccontextmanager
 
 import dns.message
@@ -128,6 +129,16 @@ async def test_dn2_addresses_come_from_the_named_server():
 
 async def test_dn2_without_a_server_names_mean_what_this_machine_says():
     assert "127.0.0.1" in await Dns().addresses("localhost")
+
+
+async def test_a_host_that_is_not_there_is_said_without_numbers(monkeypatch):
+    async def nowhere(*_question, **_more):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", nowhere)
+    with pytest.raises(Unavailable) as caught:
+        await Dns().addresses("nowhere.invalid")
+    assert str(caught.value) == "there is no host nowhere.invalid: name or service not known"
 
 
 @pytest.mark.parametrize("name", ["", "a..b", "x" * 64 + ".test", "ä" * 300])
