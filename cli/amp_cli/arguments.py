@@ -210,9 +210,9 @@ def _count(command: Command, words: list[str]) -> None:
     if len(words) > len(names) and not endless:
         extra = words[len(names)]
         quotes = " (a text goes into quotes)" if names else ""
-        count = len(names) or "no"
+        count = "1 word" if len(names) == 1 else f"{len(names) or 'no'} words"
         raise Usage(
-            f"amp {command.name} takes {count} words, {extra!r} is one too many{quotes}",
+            f"amp {command.name} takes {count}, {extra!r} is one too many{quotes}",
             hint=f"amp help {command.name}",
         )
 

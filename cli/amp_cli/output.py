@@ -162,7 +162,7 @@ class Output:
 
     def progress(self, text: str) -> None:
         """How far something is, on a line of a terminal that the next one replaces; "" ends it."""
-        if sys.stderr.isatty() and not self.quiet:
+        if sys.stderr.isatty() and not self.quiet and os.environ.get("TERM") != "dumb":
             sys.stderr.write(f"\r{one_line(text)}\x1b[K")
             sys.stderr.flush()
 

@@ -71,6 +71,21 @@ def test_o4_a_dumb_terminal_gets_no_bold(daemon):
     assert "\x1b" not in on_a_terminal(["foo"], TERM="dumb")
 
 
+def test_o4_a_dumb_terminal_gets_no_line_that_is_written_over(daemon, tmp_path):
+    pages = {"items": [], "envelopes": 1, "cards": 0}
+    daemon.do_before, daemon.do = (
+        daemon.do,
+        lambda method, params, state: (
+            {**pages, "next": 1 - params["after"]}
+            if method == "bundle.write"
+            else daemon.do_before(method, params, state)
+        ),
+    )
+    written = ["bundle", "write", str(tmp_path / "b")]
+    assert "\x1b[K" in on_a_terminal(written, TERM="xterm")
+    assert "\x1b" not in on_a_terminal(written, TERM="dumb")
+
+
 def test_o6_a_list_fits_the_columns_there_are(amp, daemon, monkeypatch):
     daemon.message(subject="s" * 60, trust="external", flags=["role-play"])
     daemon.results["directory.list"] = {

@@ -171,6 +171,12 @@ def test_one_is_not_said_as_many(amp, daemon, tmp_path):
     assert amp("ack", "--all").out == "nothing to acknowledge\n"
 
 
+def test_one_word_too_many_is_counted_as_it_is(amp):
+    assert "amp thread takes 1 word, 'b' is one too many" in amp("thread", "a", "b").err
+    assert "amp contact verify takes 2 words" in amp("contact", "verify", "a", "b", "c").err
+    assert "amp whoami takes no words" in amp("whoami", "a").err
+
+
 # --- bundles -----------------------------------------------------------------------------
 
 
@@ -184,7 +190,7 @@ def test_what_a_bundle_held_is_said_in_words(amp, daemon, tmp_path):
     )
 
 
-def test_what_of_a_bundle_was_refused_is_an_error_with_its_reason(amp, daemon, tmp_path):
+def test_b3_what_of_a_bundle_was_refused_is_an_error_with_its_reason(amp, daemon, tmp_path):
     path = tmp_path / "mail.ampd"
     path.write_bytes(b"ampd-bundle-1\n\0\0\0\x01x")
     daemon.results["bundle.read"] = {**COUNTS, "refused": 1, "reason": "it does not open"}
