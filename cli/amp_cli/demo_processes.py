@@ -59,23 +59,28 @@ class World:
         self._show = show
         self._keep = keep
         self.folder = Path()  # means something once it is made
-        self.is_made = False
+        self._is_made = False
         self._shown = ""
         self.running: list[Program] = []
         self.within = WITHIN
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a folder that stays."""
+        return self._is_made and self._keep
 
     def open(self) -> None:
         """Make the folder."""
         with self._ending.held():
             self.folder = Path(tempfile.mkdtemp(prefix="amp-demo-", dir=_short_folder()))
-            self.is_made = True
+            self._is_made = True
 
     def close(self) -> None:
         """End what runs, and remove the folder unless it is kept. Twice is as good as once."""
         with self._ending.held():
             self._progress("")
             stop(*self.running)
-            if self.is_made and not self._keep:
+            if self._is_made and not self._keep:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, program: "Program", words: Sequence[str], settings: dict[str, str]) -> None:
@@ -105,7 +110,7 @@ class World:
                 program.must_run()
             passed = time.monotonic() - began
             if passed > self.within:
-                raise Failure(f"{what}: not within {self.within:g} s ({self._last_words()})")
+                raise Failure(f"{what}: not within {self.within:g} s ({self._why()})")
             if passed > SHOW_AFTER:
                 self._progress(f"... until {what} ({passed:.0f} s)")
             time.sleep(LOOK_EVERY)
@@ -122,6 +127,8 @@ class World:
             except Failure as found:
                 return str(found)
             time.sleep(LOOK_EVERY)
+        if isinstance(error, OSError) and error.strerror:
+            return f"{error.strerror}: {error.filename}"
         return str(error)
 
     def _progress(self, text: str) -> None:
@@ -129,8 +136,8 @@ class World:
             self._show(text)
             self._shown = text
 
-    def _last_words(self) -> str:
-        return "; ".join(f"{each.name}: {each.last_words()}" for each in self.running)
+    def _why(self) -> str:
+        return "; ".join(f"{each.name}: {each.why()}" for each in self.running)
 
 
 class Program:
@@ -160,6 +167,10 @@ class Program:
         lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
         errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
         return next(reversed(errors or lines), "it said nothing")
+
+    def why(self) -> str:
+        """What may keep it from doing what is waited for."""
+        return self.last_words()
 
 
 class Node(Program):
@@ -205,6 +216,15 @@ class Node(Program):
         with connect(socket_path=self._socket) as amp:
             relays = amp.call("relay.list")["relays"]
         return any(each["state"] == "collecting" for each in relays)
+
+    def why(self) -> str:
+        """Why it has no session with another node; else what it said last."""
+        try:
+            with connect(socket_path=self._socket) as amp:
+                errors = [peer.last_error for peer in amp.peers() if peer.last_error]
+        except AmpdError as exc:
+            return str(exc)
+        return "; ".join(errors) or self.last_words()
 
     def agent(self, name: str) -> Amp:
         """A connection that acts as `name`, which is made if there is none."""

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from amp_cli.demo_ending import Ending
+from amp_cli.demo_processes import Program, World
+from amp_cli.errors import Failure
 from lan import AMP, PATIENCE, Lan, eventually
 
 # What the caller's own daemon is told; each would keep a node of the demo from starting.
@@ -158,8 +161,8 @@ def test_w2_a_process_that_ends_is_named_with_why_and_the_folder_is_told(tempora
         err = process.stderr.read()
         assert process.wait(PATIENCE) == 1
     (folder,) = temporary.iterdir()
-    assert str(folder) in err
-    assert "amp: error: the demo failed: laptop ended (exit -9): " in err
+    assert err.startswith("amp: error: the demo failed: laptop ended (exit -9): ")
+    assert err.endswith(f"; the folder stays, with a log of each process: {folder}\n")
     assert not any(map(lives, pids.values()))
 
 
@@ -172,3 +175,13 @@ def test_w2_a_node_that_cannot_start_says_why_at_once(temporary):
     assert process.returncode == 1
     assert "no libsodium here" in err and err.rstrip().endswith("; try: amp demo --keep")
     assert list(temporary.iterdir()) == [broken]
+
+
+def test_what_does_not_happen_in_time_is_a_failure_that_says_what_each_process_said(temporary):
+    world = World(Ending(), lambda _: None, keep=False)
+    world.folder, world.within = temporary, 0
+    relay = Program(world, "relay")
+    relay.log.write_text("ready\nampd: error: the store is full; try: df -h\nstopping\n")
+    world.running.append(relay)
+    with pytest.raises(Failure, match=r"the nodes meet: not within 0 s \(relay: the store is full"):
+        world.wait(lambda: False, "the nodes meet")

@@ -113,7 +113,7 @@ def test_the_admin_key_of_the_readme_is_one(user):
 
 def commands():
     """Every `amp ...` that stands in a block or between backquotes."""
-    typed = re.findall(r"^(?:\$ )?(?:\.amp/bin/)?(amp .*?)(?: +#.*)?$", README, re.MULTILINE)
+    typed = re.findall(r"^(?:\$ )?(?:\.amp/bin/)?(amp .*?)(?: +#.*| && .*)?$", README, re.MULTILINE)
     quoted = [text for text in re.findall(r"`(amp [^`]*)`", README) if "=" not in text]
     return sorted({*typed, *quoted} - {"amp help"})
 

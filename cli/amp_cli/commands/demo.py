@@ -16,7 +16,7 @@ from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import Client
 from amp_cli.demo_ending import Ended, Ending
 from amp_cli.demo_processes import Node, RelayProgram, World
-from amp_cli.errors import FAILED, Failure
+from amp_cli.errors import Failure
 from amp_cli.output import Output
 from ampd.client import Amp, Message, Sent
 from ampd.model.errors import AmpdError
@@ -48,13 +48,9 @@ def run(arguments: Arguments, _client: Client, out: Output) -> int:
     began = time.monotonic()
     story, ending = _Story(out), Ending()
     world = World(ending, out.progress, keep=keep)
-    code = FAILED
-    try:
-        code = _attempt(world, ending, story.tell)
-    finally:
-        if code and keep and world.is_made:
+    if code := _attempt(world, ending, story.tell):
+        if world.is_kept:
             out.note(f"The folder stays, with a log of each process: {world.folder}")
-    if code:
         return code
     seconds = round(time.monotonic() - began, 1)
     if out.json:
@@ -77,7 +73,9 @@ def _attempt(world: World, ending: Ending, tell: Callable[[str], None]) -> int:
             try:
                 world.open()
                 _Play(world, tell).show()
-            except (AmpdError, Failure) as exc:
+            except BrokenPipeError:
+                raise  # who read our output has left
+            except (AmpdError, Failure, OSError) as exc:
                 raise _failure(world, exc) from exc
             finally:
                 world.close()
@@ -87,9 +85,12 @@ def _attempt(world: World, ending: Ending, tell: Callable[[str], None]) -> int:
     return 0
 
 
-def _failure(world: World, exc: AmpdError | Failure) -> Failure:
+def _failure(world: World, exc: AmpdError | Failure | OSError) -> Failure:
     why = world.cause_of(exc)
-    mend = "" if "; try: " in why else "amp demo --keep"  # its logs say more
+    if world.is_kept:
+        mend = f"the folder stays, with a log of each process: {world.folder}"
+    else:
+        mend = "" if "; try: " in why else "amp demo --keep"  # its logs say more
     return Failure(f"the demo failed: {why}", hint=mend)
 
 
