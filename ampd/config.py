@@ -177,6 +177,15 @@ def load(
     )
 
 
+def log_settings(level: str, form: str) -> Log:
+    """What --log-level and --log-format say; Invalid names the flag (C3)."""
+    read: dict[str, Any] = {
+        key: _read("log", key, text, where=f"--log-{key}")
+        for key, text in (("level", level), ("format", form))
+    }
+    return Log(**read)
+
+
 def _read(section: str, key: str, raw: object, *, where: str) -> object:
     """The value of one key, checked; `where` begins the error."""
     meta = _KEYS[section, key].metadata

@@ -54,7 +54,7 @@ from ampd.edge.node_figures import (
     node_figures,
 )
 from ampd.edge.overview import Overview
-from ampd.edge.peer_sockets import CannotListenError, endpoint_text
+from ampd.edge.peer_sockets import CannotListenError, check_listen, endpoint_text
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.home import foreign_secret, journal_key, keep_epoch, own_key, take_home
@@ -281,6 +281,7 @@ class Daemon:
         figures = asked_by_another_thread(
             lambda: node_figures(rooms.store, rooms.peers, self._counts, wall_clock())
         )
+        check_listen(listen, self._config.place("metrics", "listen"))
         metrics = Metrics(listen, "ampd", figures, lambda: self._why_not_ready)
         metrics.start()
         task_status.started()

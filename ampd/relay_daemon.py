@@ -35,13 +35,14 @@ from ampd.crypto.keyfiles import make_folder, node_key, remove_leftovers
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.edge.metrics import Metrics
 from ampd.edge.peer_budget import Limits as SessionLimits
+from ampd.edge.peer_sockets import CannotListenError, check_listen, endpoint_text
 from ampd.edge.peer_state import LocalNode
 from ampd.edge.peer_tcp import PeerTcp
 from ampd.model.address import NodeUri, RelayUri, key_from_text
 from ampd.model.card import MAX_CARD
 from ampd.model.errors import Invalid, Unavailable
 from ampd.model.message import digest
-from ampd.settings import MAX_MESSAGE, read_endpoint
+from ampd.settings import MAX_MESSAGE, read_address
 from ampd.storage.relay_store.port import Limits, RelayStore
 from ampd.storage.relay_store.sqlite import SqliteRelayStore
 from ampd.systemd import Manager
@@ -130,15 +131,17 @@ def main(arguments: list[str]) -> None:
     """Run a relay, or do the one thing that was asked for. Raises AmpdError."""
     flags = parser().parse_args(arguments)
     settings = _settings(flags)
-    logs.configure(flags.log_level, flags.log_format, os.environ, sys.stderr)
+    log_as = config.log_settings(flags.log_level, flags.log_format)
+    logs.configure(log_as.level, log_as.format, os.environ, sys.stderr)
+    if flags.count and not flags.show_uri:  # the one that needs no key: it makes nothing
+        sys.stdout.write(f"{trio.run(_count, settings)}\n")
+        return
     keys = settings.paths.data / "keys"
     make_folder(settings.paths.data)
     make_folder(keys)
     key = node_key(keys / "relay.key")
     if flags.show_uri:
         sys.stdout.write(f"{uri_of(key, settings.listen)}\n")
-    elif flags.count:
-        sys.stdout.write(f"{trio.run(_count, settings)}\n")
     elif flags.action == "invite":
         sys.stdout.write(f"{trio.run(_invite, settings, key, flags.uses)}\n")
     else:
@@ -165,13 +168,10 @@ def only_one(folder: Path) -> Iterator[None]:
 
 def _settings(flags: argparse.Namespace) -> RelaySettings:
     paths = config.find_paths(flags.home, None, os.environ)
-    listen = _endpoint(flags.listen, "--listen")
     metrics = _endpoint(flags.metrics, "--metrics") if flags.metrics else None
-    if listen is None:
-        raise Invalid("--listen: a relay must listen somewhere", hint="--listen 0.0.0.0:4161")
     return RelaySettings(
         paths,
-        listen,
+        _endpoint(flags.listen, "--listen"),
         flags.store or f"sqlite:{paths.data / 'relay.sqlite'}",
         Path(flags.members) if flags.members else None,
         flags.open,
@@ -180,9 +180,9 @@ def _settings(flags: argparse.Namespace) -> RelaySettings:
     )
 
 
-def _endpoint(text: str, flag: str) -> tuple[str, int] | None:
+def _endpoint(text: str, flag: str) -> tuple[str, int]:
     try:
-        return read_endpoint(text)
+        return read_address(text)
     except Invalid as exc:
         raise Invalid(f"{flag}: {exc}", hint=exc.hint) from None
 
@@ -200,18 +200,30 @@ async def open_store(text: str, now: Callable[[], int]) -> AsyncIterator[RelaySt
 
 
 def choose_store(text: str, now: Callable[[], int]) -> RelayStore:
-    """The store that is meant, not yet open; Invalid if it is none."""
+    """The store that is meant, not yet open; Invalid if it is none, or its folder is not there."""
     kind, _, place = text.partition(":")
     if kind == "sqlite" and place:
+        _must_be_there(Path(place).parent)
         return SqliteRelayStore(Path(place), Limits(), now)
     if kind == "nats" and place.startswith("//"):
-        from ampd.storage.relay_store.jetstream import JetStreamRelayStore
+        try:
+            from ampd.storage.relay_store.jetstream import JetStreamRelayStore
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] != "nats":
+                raise
+            why = "--store nats://... needs the package nats-py"
+            raise Invalid(why, hint="pip install 'ampd-node[nats]'") from None
 
         servers = [f"nats://{server}" for server in place[2:].split(",")]
         return JetStreamRelayStore(servers, Limits(), now)
     raise Invalid(
         f"--store: {text!r} is no store", hint="use sqlite:PATH or nats://HOST:PORT,HOST:PORT"
     )
+
+
+def _must_be_there(place: Path) -> None:
+    if not place.exists():
+        raise Invalid(f"there is no {place}", hint="--home or --store says where the mail is kept")
 
 
 def uri_of(key: SigningKey, listen: tuple[str, int]) -> NodeUri:
@@ -242,6 +254,9 @@ def read_members(path: Path | None) -> frozenset[bytes]:
 
 
 async def _count(settings: RelaySettings) -> int:
+    path = settings.store.removeprefix("sqlite:")
+    if path not in ("", settings.store):
+        _must_be_there(Path(path))
     async with open_store(settings.store, wall_clock) as store:
         return await store.count()
 
@@ -287,7 +302,7 @@ class Relay:
                 random.Random(),  # noqa: S311
                 Allowance(settings.everybody, read_members(settings.members)),
             )
-            listen = _text(settings.listen)
+            listen = endpoint_text(settings.listen)
             me = LocalNode(
                 self._key, "relay", self._key.public[:8], listen, LARGEST, limits=SESSIONS
             )
@@ -304,7 +319,10 @@ class Relay:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._signals, door)
             await nursery.start(door.run, peers)
-            port = await nursery.start(peers.serve)
+            try:
+                port = await nursery.start(peers.serve)
+            except CannotListenError as exc:
+                raise exc.naming("--listen") from None
             self._held = await store.count()
             nursery.start_soon(self._count_now_and_then, store)
             if self._manager.alive_every is not None:
@@ -368,16 +386,12 @@ class Relay:
                 "expired_total": counters.expired,
             }
 
+        check_listen(self._settings.metrics, "--metrics")
         metrics = Metrics(
             self._settings.metrics, "ampd_relay", figures, lambda: self._why_not_ready
         )
         metrics.start()
         return metrics
-
-
-def _text(endpoint: tuple[str, int]) -> str:
-    host, port = endpoint
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _say_alive(manager: Manager, every: float) -> None:

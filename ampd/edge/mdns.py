@@ -46,7 +46,7 @@ from zeroconf import (  # type: ignore[attr-defined]  # two are public, but not 
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from ampd.core.whereabouts import MAX_ENDPOINTS, Endpoint, Whereabouts
-from ampd.edge.network import HostAddress, Moment, NetworkWatch, choose, nearest_first
+from ampd.edge.network import HostAddress, Moment, NetworkWatch, choose, nearest_first, why_none
 from ampd.model.address import key_from_text, key_text
 from ampd.model.errors import Invalid
 from ampd.model.values import value
@@ -151,8 +151,7 @@ class Mdns:
             moment = self._network.now
 
     def _say_why_not(self) -> None:
-        wanted = ", ".join(sorted(self._interfaces)) or "any interface"
-        self._error = f"no usable address on {wanted}; waiting for one"
+        self._error = f"{why_none(self._interfaces)}; waiting for one"
         log.warning("discovery: %s", self._error)
 
     async def _on_air(self, moment: Moment) -> None:

@@ -24,7 +24,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -172,6 +172,14 @@ def choose(moment: Moment, wanted: frozenset[str]) -> tuple[HostAddress, ...]:
     if moment.alone:
         return usable
     return tuple(a for a in usable if not a.loopback)
+
+
+def why_none(wanted: Collection[str]) -> str:
+    """Why no address can be used, of these interfaces or of any."""
+    there = {name for _, name in socket.if_nameindex()}
+    if absent := sorted(set(wanted) - there):
+        return f"there is no interface {', '.join(absent)}"
+    return f"no usable address on {', '.join(sorted(wanted)) or 'any interface'}"
 
 
 def nearest_first(addresses: Sequence[str], ours: Sequence[HostAddress]) -> list[str]:

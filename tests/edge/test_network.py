@@ -12,6 +12,7 @@ from ampd.edge.network import (
     NetworkWatch,
     read_addresses,
     read_clocks,
+    why_none,
 )
 
 LO = HostAddress("lo", 1, "127.0.0.1", 8)
@@ -139,3 +140,9 @@ def test_every_address_of_this_host_can_be_bound():
 def test_the_clocks_of_this_host_say_that_it_is_awake():
     before = read_clocks()
     assert not read_clocks().woke_since(before)
+
+
+def test_why_there_is_no_address_names_the_interface_that_does_not_exist():
+    assert why_none(["nope0", "lo"]) == "there is no interface nope0"
+    assert why_none(["lo"]) == "no usable address on lo"
+    assert why_none([]) == "no usable address on any interface"

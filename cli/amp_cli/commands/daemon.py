@@ -124,13 +124,14 @@ def unit_environ(client: Client) -> dict[str, str] | None:
 
 def _stop(client: Client) -> bool:
     """Whether a daemon was running; nothing answers any more when this returns."""
-    marked = client.path == main_socket() and _leave_mark()
+    taken_back = client.path == main_socket() and _leave_mark()
     try:
-        return _end(client)
-    except BaseException:
-        if marked:
+        was_running = _end(client)
+        taken_back = False
+    finally:
+        if taken_back:  # it was not stopped
             os.unlink(stop_mark())
-        raise
+    return was_running
 
 
 def _leave_mark() -> bool:
