@@ -16,22 +16,6 @@ from ampd.edge.amp.openapi import document, in_yaml
 DAY = 86_400_000
 
 
-@pytest.fixture
-async def here(tmp_path):
-    async with provider(tmp_path, limits={"register": 0}) as found:
-        yield found
-
-
-@pytest.fixture
-async def alice(here):
-    return await here.client("alice")
-
-
-@pytest.fixture
-async def bob(here):
-    return await here.client("bob")
-
-
 async def content(here, name):
     """What an assistant is shown of the newest message of an agent."""
     agent = here.rooms.agents.named(name)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from edge.amp.amp_client import AmpClient, b64, holds, provider, raw, when
+from edge.amp.amp_client import AmpClient, b64, holds, raw, when
 
 from ampd.core.submission import Draft
 from ampd.crypto.foreign_keys import ForeignKey, ForeignSigner
@@ -14,22 +14,6 @@ from ampd.protocol.amp.ids import is_message_id, native_id
 
 DAY = 86_400_000
 GOLDEN = json.loads((Path(__file__).parents[2] / "protocol/amp/signatures.json").read_text())
-
-
-@pytest.fixture
-async def here(tmp_path):
-    async with provider(tmp_path, limits={"register": 0}) as found:
-        yield found
-
-
-@pytest.fixture
-async def alice(here):
-    return await here.client("alice")
-
-
-@pytest.fixture
-async def bob(here):
-    return await here.client("bob")
 
 
 async def native(here, name="carol"):

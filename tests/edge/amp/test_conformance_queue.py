@@ -18,16 +18,6 @@ async def here(tmp_path):
         yield found
 
 
-@pytest.fixture
-async def alice(here):
-    return await here.client("alice")
-
-
-@pytest.fixture
-async def bob(here):
-    return await here.client("bob")
-
-
 def subjects(page):
     return [each["envelope"]["subject"] for each in page["messages"]]
 

@@ -13,17 +13,6 @@ from ampd.model.errors import Unavailable
 ELSEWHERE = "192.0.2.1"
 
 
-@pytest.fixture
-async def us(tmp_path):
-    async with team(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def alice(us):
-    return await us.register("alice")
-
-
 async def code(reply):
     return reply.status, error_of(reply)
 

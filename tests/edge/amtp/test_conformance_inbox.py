@@ -4,28 +4,11 @@ One test for a row of the checklist of AMTP 1.0; the number is the row's.
 """
 
 import fakes
-import pytest
-from edge.amtp.team import error_of, team
+from edge.amtp.team import error_of
 
 from ampd.core.agents import Profile
 from ampd.edge.amtp.inbox import MAX_PAGE
 from ampd.model.address import Address
-
-
-@pytest.fixture
-async def us(tmp_path):
-    async with team(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def alice(us):
-    return await us.register("alice")
-
-
-@pytest.fixture
-async def bob(us):
-    return await us.register("bob")
 
 
 async def discovered(us, query="", **options):

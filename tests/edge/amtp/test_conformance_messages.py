@@ -23,22 +23,6 @@ FILE = {
 }  # fmt: skip
 
 
-@pytest.fixture
-async def us(tmp_path):
-    async with team(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def alice(us):
-    return await us.register("alice")
-
-
-@pytest.fixture
-async def bob(us):
-    return await us.register("bob")
-
-
 async def only(us, bob):
     (message,) = (await us.inbox("bob", bob))["messages"]
     return message

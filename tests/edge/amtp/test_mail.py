@@ -19,22 +19,6 @@ V4 = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
 KEY = "0b0c6f1e-91b8-4b5c-9a3f-2f3f0a3d9c11"
 
 
-@pytest.fixture
-async def us(tmp_path):
-    async with team(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def alice(us):
-    return await us.register("alice")
-
-
-@pytest.fixture
-async def bob(us):
-    return await us.register("bob")
-
-
 async def got(us, name, token):
     return (await us.inbox(name, token))["messages"]
 
