@@ -1,6 +1,7 @@
 """Builds the rooms bottom up, wires them in one nursery, and runs them until told to stop.
 
-    keys > store > agents > contacts > mailbox, submission, lists > peers, mdns > transfer > socket
+    keys > store > agents > contacts > mailbox, submission, lists > peers, mdns > transfer > gateway
+    > socket: whoever is answered finds all of it
 
 One daemon has a home: it holds a lock on `ampd.lock` in the data folder as long as it lives.
 SIGTERM and SIGINT end it cleanly; SIGHUP reads the settings again.
@@ -264,7 +265,7 @@ class Daemon:
         if self._config.gateway.listen is not None:
             self._gateway = await nursery.start(gateway_setup.serve, self._config, rooms)
             said["gateway"] = self._gateway.url
-        await nursery.start(self._local.serve, inherited)  # last: who is answered, finds all of it
+        await nursery.start(self._local.serve, inherited)
         (paths.run / "stopped").unlink(missing_ok=True)  # what `amp daemon stop` left
         self._why_not_ready = ""
         self._manager.ready("serving")

@@ -30,6 +30,7 @@ from ampd.edge.gateway_values import GatewayValues, Shared
 from ampd.edge.lasting import lasting
 from ampd.edge.methods import Rooms
 from ampd.edge.open_files import raise_limit
+from ampd.edge.peer_sockets import check_listen
 from ampd.model.errors import Invalid
 from ampd.model.values import value
 from ampd.settings import Endpoint
@@ -166,6 +167,7 @@ def _bound(config: Config, endpoint: Endpoint) -> "tuple[socket.socket, ssl.SSLC
     tls = _encryption(config, endpoint)
     from ampd.edge.http.server import bind
 
+    check_listen(endpoint, config.place("gateway", "listen"))
     return bind(endpoint), tls
 
 

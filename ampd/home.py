@@ -32,12 +32,8 @@ def take_home(folder: Path) -> int:
     except OSError as exc:
         raise _no_lock(path, exc) from exc
     if not _locked(descriptor):
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
-        raise HomeTakenError(
-            f"{folder} is in use by another ampd" + (f", process {holder}" if holder else ""),
-            hint="amp daemon status",
-        ) from None
+        raise taken(folder)
     with suppress(OSError):  # on a full disk the lock holds without a name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -60,6 +56,18 @@ def is_taken(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def taken(folder: Path) -> HomeTakenError:
+    """The error that names who has a home."""
+    try:
+        holder = (folder / "ampd.lock").read_bytes()[:32].decode("ascii", "replace").strip()
+    except OSError:
+        holder = ""
+    return HomeTakenError(
+        f"{folder} is in use by another ampd" + (f", process {holder}" if holder else ""),
+        hint="amp daemon status",
+    )
 
 
 def _locked(descriptor: int) -> bool:

@@ -4,16 +4,18 @@
        for a moment and given back.
   PF2  What is found is what the start would end with: the same error where one function can say it.
   PF3  While a daemon has this home, a port that is taken is its own: so the settings can be looked
-       at before a restart.
+       at before a restart. A daemon whose socket is gone is in the way.
 
 Not here: what single settings may be (config.py, settings.py).
 """
 
 import errno
 import os
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from ampd import gateway_setup
 from ampd.config import Config, check_folders
@@ -22,10 +24,12 @@ from ampd.crypto.keys import SigningKey
 from ampd.edge import metrics
 from ampd.edge.local_socket import check_place
 from ampd.edge.peer_sockets import CannotListenError, check_listen
-from ampd.home import is_taken, journal_key, own_key
+from ampd.home import HomeTakenError, is_taken, journal_key, own_key, taken
 from ampd.model.errors import StorageError
 from ampd.settings import Endpoint, Peer
 from ampd.storage.frames import FORGED, HEADER_SIZE, Codec, Frame
+
+_TAKEN_WITHIN: Final = 1.0  # seconds for a connection to a socket of this machine
 
 
 def check(config: Config) -> None:
@@ -37,6 +41,9 @@ def check(config: Config) -> None:
         _check_own(folder)
     _check_keys(paths.data)
     check_place(paths.socket)
+    if running and not _answers(paths.socket):
+        what = f"{taken(paths.data)}, which nobody can reach"
+        raise HomeTakenError(what, hint="end that process, then amp daemon start")
     gateway_setup.check(config)
     if config.metrics.listen is not None:
         metrics.check_package()
@@ -56,6 +63,18 @@ def free(endpoint: Endpoint | None) -> Endpoint | None:
     except CannotListenError as exc:
         return (endpoint[0], 0) if exc.taken else endpoint
     return endpoint
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_TAKEN_WITHIN)
+        try:
+            probe.connect(str(path))
+        except TimeoutError:
+            return True  # it is there, and too busy to take one more
+        except OSError:
+            return False
+    return True
 
 
 def _check_own(folder: Path) -> None:

@@ -194,6 +194,15 @@ def test_pf3_the_ports_of_the_daemon_that_runs_here_are_no_error(home):
         assert said(home, "--check", AMPD_PEER_LISTEN="192.0.2.1:4160")[0] == 1
 
 
+def test_pf3_a_daemon_that_has_the_home_and_no_socket_is_named(home):
+    with running(home):
+        (home / "run" / "ampd.sock").unlink()
+        code, line = said(home, "--check")
+        assert code == 1
+        pid = (home / "ampd.lock").read_text().strip()
+        assert f"is in use by another ampd, process {pid}, which nobody can reach" in line
+
+
 def test_pf3_looking_whether_a_home_is_taken_takes_it_from_nobody(tmp_path):
     assert is_taken(tmp_path) is False
     lock = take_home(tmp_path)

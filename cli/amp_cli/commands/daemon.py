@@ -129,7 +129,7 @@ def _stop(client: Client) -> bool:
         was_running = _end(client)
         taken_back = False
     finally:
-        if taken_back:  # it was not stopped
+        if taken_back and os.path.exists(stop_mark()):  # it was not stopped
             os.unlink(stop_mark())
     return was_running
 
