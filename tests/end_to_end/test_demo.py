@@ -113,6 +113,9 @@ def test_e1_w3_a_signal_ends_the_demo_as_shells_expect_and_nothing_is_left(tempo
         until(process, "Two nodes run")
         pids = started(temporary)
         assert set(pids) == {"desk", "laptop", "relay"}
+        for name in ("desk", "laptop"):  # W1
+            told = Path(f"/proc/{pids[name]}/environ").read_bytes().split(b"\0")
+            assert {b"AMPD_DISCOVERY_MDNS=false", b"AMPD_PEER_LISTEN=127.0.0.1:0"} <= set(told)
         process.send_signal(number)
         _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (128 + number, "")
