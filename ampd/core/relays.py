@@ -145,7 +145,9 @@ class Relays:
         uri = RelayUri.parse(text).node
         state = self._relays.get(uri.key)
         if state is None:
-            raise Invalid(f"{uri} is no relay of this node", hint="amp relay list")
+            raise Refused(
+                f"{uri} is no relay of this node", code="contact_unknown", hint="amp relay list"
+            )
         if state.uri != uri:
             raise Invalid(
                 f"this relay is used at {state.uri.host}:{state.uri.port}",

@@ -137,8 +137,9 @@ async def test_i1_a_relay_of_the_settings_is_not_removed_here(node, sessions):
     relays = made(node, sessions, [RelayUri(uri(1), b"")])
     with pytest.raises(Invalid, match="stands in the settings"):
         await relays.remove(text(1))
-    with pytest.raises(Invalid, match="no relay of this node"):
+    with pytest.raises(Refused, match="no relay of this node") as refused:
         await relays.remove(text(2))
+    assert refused.value.code == "contact_unknown"
 
 
 async def test_i1_there_is_an_end_to_how_many(node, sessions):
