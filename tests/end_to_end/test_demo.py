@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,17 @@ def started(temporary):
 
 def lives(pid):
     return Path(f"/proc/{pid}").exists()
+
+
+def left_of(temporary):
+    """The processes that have their home below a folder, also where nothing is there any more."""
+    home = b"AMPD_HOME=" + os.fsencode(temporary)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended meanwhile, or somebody else's
+            if home in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found
 
 
 def shown(out):
@@ -128,6 +139,7 @@ def test_e2_a_signal_in_the_first_moment_leaves_nothing_either(temporary):
         eventually(lambda: list(temporary.iterdir()), what="the folder")
         process.terminate()
         assert process.wait(PATIENCE) == 143
+    assert left_of(temporary) == []
     assert list(temporary.iterdir()) == []
 
 
