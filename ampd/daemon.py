@@ -3,7 +3,7 @@
     keys > store > agents > contacts > mailbox, submission, lists > peers, mdns > transfer > gateway
     > socket: whoever is answered finds all of it
 
-One daemon has a home: it holds a lock on `ampd.lock` in the data folder as long as it lives.
+One daemon has a home: it holds the locks of home.py as long as it lives.
 SIGTERM and SIGINT end it cleanly; SIGHUP reads the settings again.
 """
 
@@ -116,7 +116,7 @@ class Daemon:
             finally:
                 store.close()
         finally:
-            os.close(lock)
+            lock.close()
 
     async def _live(self, node: SigningKey, store: Store) -> None:
         config, paths = self._config, self._config.paths

@@ -12,6 +12,7 @@ from ampd.crypto.keyfiles import node_key
 from ampd.crypto.keys import SigningKey, random_bytes
 from ampd.model.errors import StorageError, Unavailable
 from ampd.model.message import digest
+from ampd.storage.disk import Disk
 from ampd.storage.records import Epoch
 from ampd.storage.store import Store, Transaction
 
@@ -23,8 +24,46 @@ class HomeTakenError(Unavailable):
     """Another daemon has this home."""
 
 
-def take_home(folder: Path) -> int:
-    """A lock on the home for as long as this process lives, or HomeTakenError that names who."""
+class HomeLock:
+    """What keeps others out of a home: open descriptors."""
+
+    def __init__(self, *descriptors: int) -> None:
+        self._descriptors = descriptors
+
+    def close(self) -> None:
+        """Let others in."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+
+def take_home(folder: Path) -> HomeLock:
+    """A lock on the home for as long as this process lives, or HomeTakenError that names who.
+
+    Two things are locked: `ampd.lock`, which says who, and the folder of the journal, for a lock
+    file may be taken for a forgotten one and removed.
+    """
+    journal = _journal_lock(folder)
+    try:
+        return HomeLock(journal, _lock_file(folder))
+    except BaseException:
+        os.close(journal)
+        raise
+
+
+def _journal_lock(folder: Path) -> int:
+    path = folder / "journal"
+    try:
+        Disk().make_folder(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise _no_lock(path, exc) from exc
+    if not _locked(descriptor, or_cannot=True):
+        os.close(descriptor)
+        raise taken(folder)
+    return descriptor
+
+
+def _lock_file(folder: Path) -> int:
     path = folder / "ampd.lock"
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -42,9 +81,12 @@ def take_home(folder: Path) -> int:
 
 def is_taken(folder: Path) -> bool:
     """Whether a daemon has this home now; nothing is changed."""
-    path = folder / "ampd.lock"
+    return any(_is_locked(folder / name) for name in ("ampd.lock", "journal"))
+
+
+def _is_locked(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError as exc:
@@ -53,6 +95,8 @@ def is_taken(folder: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a file system that locks no folders
+        return False
     finally:
         os.close(descriptor)
     return False
@@ -70,13 +114,18 @@ def taken(folder: Path) -> HomeTakenError:
     )
 
 
-def _locked(descriptor: int) -> bool:
-    """Whether this process has the lock now; whoever only looks (`is_taken`) is waited for."""
+def _locked(descriptor: int, *, or_cannot: bool = False) -> bool:
+    """Whether this process has the lock now; whoever only looks (`is_taken`) is waited for.
+
+    With `or_cannot`, also if there can be no such lock: NFS locks no folders.
+    """
     for _ in range(_LOOKS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                if or_cannot:
+                    return True
                 os.close(descriptor)
                 raise
             time.sleep(_LOOK_AGAIN_AFTER)

@@ -15,7 +15,7 @@ import pytest
 
 from ampd import preflight
 from ampd.config import load
-from ampd.home import is_taken, take_home
+from ampd.home import HomeTakenError, is_taken, take_home
 from ampd.model.errors import Invalid, StorageError
 
 QUIET = {"AMPD_PEER_LISTEN": "", "AMPD_DISCOVERY_MDNS": "false", "AMPD_LOG_LEVEL": "error"}
@@ -207,8 +207,26 @@ def test_pf3_looking_whether_a_home_is_taken_takes_it_from_nobody(tmp_path):
     assert is_taken(tmp_path) is False
     lock = take_home(tmp_path)
     assert is_taken(tmp_path) is True
-    os.close(lock)
+    lock.close()
     assert is_taken(tmp_path) is False
+
+
+def test_a_home_whose_lock_file_was_removed_is_still_taken(tmp_path):
+    lock = take_home(tmp_path)
+    (tmp_path / "ampd.lock").unlink()
+    assert is_taken(tmp_path) is True
+    with pytest.raises(HomeTakenError):
+        take_home(tmp_path)
+    lock.close()
+    take_home(tmp_path).close()
+
+
+def test_a_home_that_could_not_be_taken_is_left_unlocked(tmp_path):
+    (tmp_path / "ampd.lock").mkdir()
+    with pytest.raises(StorageError):
+        take_home(tmp_path)
+    (tmp_path / "ampd.lock").rmdir()
+    take_home(tmp_path).close()
 
 
 def test_a_new_key_never_takes_the_place_of_one_that_is_gone(home):
