@@ -105,8 +105,9 @@ class Writer:
             index.db.close()
         try:
             self.build(opening=True)
-        except sqlite3.Error as exc:
-            raise StorageError(f"the index cannot be made: {exc}", hint="free some space") from exc
+        except (sqlite3.Error, OSError) as exc:
+            mend = "free some space" if is_full(exc) else f"move {self.index_path} away"
+            raise StorageError(f"the index cannot be made: {exc}", hint=mend) from exc
 
     def _follows(self) -> bool:
         """Whether the index is whole; when there is no room, it stays behind for now (E3)."""
@@ -126,9 +127,8 @@ class Writer:
             _ = index.checkpoint
         except (IndexUnusableError, sqlite3.DatabaseError, ValueError) as exc:
             if is_full(exc):
-                raise StorageError(
-                    f"the index cannot be opened: {exc}", hint="free some space"
-                ) from exc
+                why = f"the index cannot be opened: {exc}"
+                raise StorageError(why, hint="free some space") from exc
             log.warning("the index is not usable: it is made anew", extra={"why": str(exc)})
             return None
         return index

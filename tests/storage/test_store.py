@@ -467,6 +467,14 @@ async def test_e3_a_new_index_wakes_all_for_the_old_one_may_not_have_followed(st
         await changed.wait()
 
 
+@pytest.mark.parametrize("name", ["index.sqlite", "index.new.sqlite"])
+def test_an_index_that_cannot_be_made_is_named(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(StorageError, match="the index cannot be made") as refused:
+        opened(tmp_path)
+    assert str(tmp_path) in refused.value.hint
+
+
 def test_e5_damage_and_a_torn_tail_are_logged_when_they_are_found(tmp_path, caplog):
     scenario(tmp_path, agents, local("the first"), local("the second"))
     (segment,) = (tmp_path / "journal").glob("*.log")
