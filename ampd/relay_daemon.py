@@ -134,7 +134,8 @@ def main(arguments: list[str]) -> None:
     log_as = config.log_settings(flags.log_level, flags.log_format)
     logs.configure(log_as.level, log_as.format, os.environ, sys.stderr)
     if flags.count and not flags.show_uri:  # the one that needs no key: it makes nothing
-        sys.stdout.write(f"{trio.run(_count, settings)}\n")
+        held = 0 if _never_ran(settings.store) else trio.run(_count, settings)
+        sys.stdout.write(f"{held}\n")
         return
     keys = settings.paths.data / "keys"
     make_folder(settings.paths.data)
@@ -203,7 +204,8 @@ def choose_store(text: str, now: Callable[[], int]) -> RelayStore:
     """The store that is meant, not yet open; Invalid if it is none, or its folder is not there."""
     kind, _, place = text.partition(":")
     if kind == "sqlite" and place:
-        _must_be_there(Path(place).parent)
+        if not (folder := Path(place).parent).is_dir():
+            raise Invalid(f"--store: there is no folder {folder}", hint=f"mkdir -m 700 {folder}")
         return SqliteRelayStore(Path(place), Limits(), now)
     if kind == "nats" and place.startswith("//"):
         try:
@@ -219,11 +221,6 @@ def choose_store(text: str, now: Callable[[], int]) -> RelayStore:
     raise Invalid(
         f"--store: {text!r} is no store", hint="use sqlite:PATH or nats://HOST:PORT,HOST:PORT"
     )
-
-
-def _must_be_there(place: Path) -> None:
-    if not place.exists():
-        raise Invalid(f"there is no {place}", hint="--home or --store says where the mail is kept")
 
 
 def uri_of(key: SigningKey, listen: tuple[str, int]) -> NodeUri:
@@ -253,10 +250,13 @@ def read_members(path: Path | None) -> frozenset[bytes]:
     return frozenset(found)
 
 
+def _never_ran(store: str) -> bool:
+    """Whether a store is not made yet, in a folder that is there."""
+    path = Path(store.removeprefix("sqlite:"))
+    return str(path) != store and path.parent.is_dir() and not path.exists()
+
+
 async def _count(settings: RelaySettings) -> int:
-    path = settings.store.removeprefix("sqlite:")
-    if path not in ("", settings.store):
-        _must_be_there(Path(path))
     async with open_store(settings.store, wall_clock) as store:
         return await store.count()
 

@@ -78,8 +78,11 @@ def test_count_makes_nothing_and_says_where_no_store_is(relay, tmp_path):
     assert relay("--count")[0] == 2
     code, _, line = relay("--count", "--store", f"sqlite:{tmp_path}/none/x")
     assert code == 2
-    assert f"there is no {tmp_path}/none/x" in line
+    assert f"there is no folder {tmp_path}/none; " in line
     assert made(tmp_path) == []
+    (tmp_path / "home").mkdir(0o700)
+    assert relay("--count") == (0, "0\n", ""), "a relay that never ran holds nothing"
+    assert made(tmp_path) == ["home"]
 
 
 def test_count_of_a_store_needs_no_key(relay, tmp_path):
@@ -101,5 +104,5 @@ def test_show_uri_makes_the_key_and_no_more(relay, tmp_path):
 def test_a_folder_that_was_mistyped_is_not_made(relay, tmp_path):
     code, _, line = relay("--store", f"sqlite:{tmp_path}/none/x", "--listen", "127.0.0.1:0")
     assert code == 2
-    assert f"there is no {tmp_path}/none" in line
+    assert f"there is no folder {tmp_path}/none; " in line
     assert not (tmp_path / "none").exists()
