@@ -16,6 +16,8 @@
       has under way.
   E7  A mailbox is pushed while the session that asked for it is there, and no longer; idle, it
       waits for the store's event, holds no mail and asks for none.
+  E8  An answer to who somebody is holds MAX_ANSWER cards, and the relay opens no more for it, in
+      whatever way it is asked.
 
 A relay sees mailbox ids, sizes, times, node keys, and the cards that its members show it.
 """
@@ -173,13 +175,14 @@ class RelayDoor:
         return []
 
     async def cards_for(self, addresses: Sequence[str], node: bytes) -> list[bytes]:
-        """The cards of these addresses, of whole domains (`@domain`), or of everybody ("")."""
+        """The cards of these addresses, of whole domains (`@domain`), or of everybody ("") (E8)."""
         await self._admit(node)
-        found: dict[bytes, None] = {}
-        for pattern in addresses:
-            for card in await self._book.find(pattern.lower(), MAX_ANSWER):
-                found[card] = None
-        return list(found)[:MAX_ANSWER]
+        found: list[bytes] = []
+        for pattern in _apart(addresses):
+            found += await self._book.find(pattern, MAX_ANSWER - len(found))
+            if len(found) >= MAX_ANSWER:
+                break
+        return found
 
     async def learn(self, cards: list[bytes], node: bytes) -> None:
         """Keep the cards of a member's own agents (E5)."""
@@ -341,6 +344,14 @@ class RelayDoor:
             failed.append(held)
         else:
             taken.append(held)
+
+
+def _apart(addresses: Sequence[str]) -> list[str]:
+    """The same question, in patterns that find no card twice."""
+    patterns = dict.fromkeys(address.lower() for address in addresses)
+    if "" in patterns:
+        return [""]
+    return [p for p in patterns if p.startswith("@") or f"@{p.rpartition('@')[2]}" not in patterns]
 
 
 def _opened(signed: bytes) -> tuple[bytes, Card]:

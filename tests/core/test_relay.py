@@ -458,3 +458,32 @@ async def test_e3_when_the_stores_key_was_changed_its_members_collect_as_before(
         await site.door.collect([signed], MEMBER)
         with trio.fail_after(5):
             await site.carrier.got(1)
+
+
+# E8: what a question costs
+
+
+async def test_e8_a_question_opens_no_more_cards_than_its_answer_holds(site, monkeypatch):
+    monkeypatch.setattr(relay, "MAX_ANSWER", 5)
+    keys = [SigningKey(n.to_bytes(32, "big")) for n in range(9)]
+    shown = [card(key, address=f"a{n}@b.local") for n, key in enumerate(keys)]
+    await site.door.learn(shown, MEMBER)
+    asked = []
+    find = site.door._book.find
+
+    async def counting(pattern, limit):
+        found = await find(pattern, limit)
+        asked.append((pattern, len(found)))
+        return found
+
+    site.door._book.find = counting
+    assert len(await site.door.cards_for([""] * 64, MEMBER)) == 5
+    assert len(await site.door.cards_for(["@b.local", "@B.local", "a1@b.local", ""], MEMBER)) == 5
+    assert asked == [("", 5), ("", 5)]
+    del asked[:]
+    everywhere = ["a1@b.local", "x@c.local", "@c.local", "A1@b.local", "a2@b.local"]
+    assert await site.door.cards_for(everywhere, MEMBER) == shown[1:3]
+    assert asked == [("a1@b.local", 1), ("@c.local", 0), ("a2@b.local", 1)]
+    del asked[:]
+    assert len(await site.door.cards_for([f"a{n}@b.local" for n in range(9)], MEMBER)) == 5
+    assert len(asked) == 5

@@ -147,3 +147,12 @@ async def test_n4_an_address_has_so_many_cards_and_no_more(store, monkeypatch):
         await shown(keys[2])
     assert await shown(keys[1], 2), "a newer card of a key that is here"
     assert await shown(keys[2], name="rob")
+
+
+async def test_n6_a_card_that_was_asked_for_lately_is_not_opened_again(store, monkeypatch):
+    book = CardBook(store, RELAY)
+    await put(book, card())
+    assert await book.find("", 10) == [card()]
+    monkeypatch.setattr(type(book._key), "open", lambda *_: pytest.fail("opened again"))
+    for pattern in ("", "bob@b.example", "@b.example"):
+        assert await book.find(pattern, 10) == [card()]
