@@ -10,6 +10,7 @@ import trio
 import ampd
 from ampd import config, logs
 from ampd.model.errors import CODES, AmpdError, in_one_line
+from ampd.model.visible import visible
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +95,8 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> AmpdError:
 
 def complain(exc: AmpdError) -> int:
     """Say in one line what went wrong and what mends it; the exit code."""
-    sys.stderr.write(f"ampd: error: {in_one_line(str(exc), exc.hint)}\n")
+    what = visible(in_one_line(str(exc), exc.hint), lines=False)
+    sys.stderr.write(f"ampd: error: {what}\n")
     return CODES[exc.code]
 
 

@@ -13,7 +13,8 @@ A room logs with the standard library, and puts what it is about into fields:
     _log = logging.getLogger(__name__)
     _log.warning("session ended", extra={"peer": fingerprint, "reason": str(exc)})
 
-  LOG1  An event is one line, whatever its values hold: what is not printable is escaped.
+  LOG1  An event is one line, whatever its values hold: what is not printable, or is drawn as
+        nothing (HIDDEN in ampd/model/visible.py, an emoji's U+FE0F too), is escaped.
   LOG2  Bytes are never written, only how many they are: keys and sealed mail are bytes here.
   LOG3  A value is cut after MAX_VALUE characters: nobody fills the disk with a long name.
   LOG4  A message that journald does not take goes to standard error instead.
@@ -31,6 +32,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
+
+from ampd.model.visible import HIDDEN
 
 MAX_VALUE: Final = 1000  # characters; an address has at most 254, a path 4096 at the very most
 MAX_FRAMES: Final = 8  # of a traceback, the innermost; the outer ones are trio's and ours
@@ -81,10 +84,12 @@ def choose_form(form: str, environ: Mapping[str, str], stream: TextIO) -> str:
 
 def escape(text: str) -> str:
     """`text` as one line that drives no terminal; different texts stay different (LOG1)."""
-    if text.isprintable() and "\\" not in text:
+    if text.isprintable() and "\\" not in text and HIDDEN.isdisjoint(text):
         return text
     return "".join(
-        each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode()
+        each
+        if each.isprintable() and each != "\\" and each not in HIDDEN
+        else each.encode("unicode_escape").decode()
         for each in text
     )
 

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ampd import logs
+from ampd.model.visible import HIDDEN
 
 
 @pytest.fixture
@@ -97,10 +98,11 @@ def test_the_debug_events_of_zeroconf_stay_out(root):
 
 
 @given(st.text(), st.text())
+@example("\U000e0169\u3164", "a\ufe0f\u2800")
 @pytest.mark.parametrize("form", [logs.as_text, logs.as_json])
 def test_log1_an_event_is_one_line_whatever_it_holds(form, message, value):
     line = form(record(message, who=value))
-    assert line.isprintable()
+    assert line.isprintable() and not HIDDEN & set(line)
     assert "\x1b" not in line
 
 

@@ -4,9 +4,10 @@
       to standard error. --quiet keeps them back, and sentences about what was done too: of
       a list it leaves the names, one a line.
   O2  --json prints one document, ASCII, on one line; `watch` prints one for each message.
-  O3  Text passes `neutral` before it reaches a terminal or a pipe: nothing that a peer wrote can
-      move a cursor, set a title, reverse a line or hide a character. What is not printable
-      is shown as \\x1b, \\u202e or \\U000e0041.
+  O3  Text passes `neutral` before it reaches a terminal or a pipe, an assistant reads the one as
+      well as the other: nothing that a peer wrote can move a cursor, set a title, reverse a line
+      or hide a character. Such a character is shown as \\x1b, \\u202e or \\U000e0041; which ones
+      they are, ampd/model/visible.py says, for the daemon too.
   O4  Colour only on a terminal that is not a dumb one, and never with NO_COLOR; it is added
       after O3.
   O5  A failure is one line, `amp: error: what, why`; where a command mends it, `; try: command`
@@ -29,41 +30,30 @@ from io import TextIOWrapper
 from amp_cli.errors import Failure
 from amp_cli.json_text import dumps
 
-# Blanks that str.isprintable() does not count as printable, and that do no harm (category Zs).
-_BLANKS = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-_BODY = "\n\t" + _BLANKS
 BOLD, DIM, RED = "1", "2", "31"  # SGR parameters, ECMA-48 section 8.3.117
 CELL = 100  # characters of one cell of a list; the whole text is what `read` is for
 _LEAST = 12  # characters of prose that a narrow terminal leaves: two words
 
 
-def neutral(text: str, allowed: str = _BODY) -> str:
-    """`text` with every character that could act instead of being seen written out (O3).
+def neutral(text: str, *, lines: bool = True) -> str:
+    """`text` with every character that could act instead of being seen written out (O3)."""
+    if text.isascii() and (text.replace("\n", "") if lines else text).isprintable():
+        return text  # most text, and no import
+    from ampd.model.visible import visible
 
-    C0 except line feed and tab, C1, ESC, bidirectional overrides and other format characters
-    (Cf), surrogates, line and paragraph separators, private and unassigned code points. CR LF
-    counts as a line feed.
-    """
-    if text.isprintable():
-        return text
-    if "\n" in allowed:
-        text = text.replace("\r\n", "\n")
-    return "".join(c if c.isprintable() or c in allowed else _escape(ord(c)) for c in text)
+    return visible(text, lines=lines)
 
 
 def one_line(text: object) -> str:
     """The same for a header, a cell or an error: line feeds and tabs are written out too."""
-    return neutral(str(text), _BLANKS)
-
-
-def _escape(code: int) -> str:
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return neutral(str(text), lines=False)
 
 
 def shortened(text: str, length: int = CELL) -> str:
-    return text if len(text) <= length else text[: length - 1] + "\u2026"
+    """`text` in at most `length` characters; what joins or changes a neighbour goes with it."""
+    if len(text) <= length:
+        return text
+    return text[: length - 1].rstrip("\u200c\u200d\ufe0f") + "\u2026"
 
 
 def columns() -> int:

@@ -32,7 +32,25 @@ print(json.dumps(sorted(loaded)))
     [["inbox"], ["send", "bob", "S", "T"], ["read", "1"], ["reply", "1", "T"], ["ack", "1"]],
 )
 def test_a_command_of_every_day_imports_nothing_dear(daemon, words):
-    daemon.message()
+    daemon.message(content="line 1\nline 2")
+    loaded = modules_of(words)
+    assert loaded & DEAR == set()
+    assert ours(loaded) <= {"ampd", "ampd.protocol", "ampd.protocol.local"}
+
+
+@pytest.mark.parametrize("words", [["inbox"], ["read", "1"]])
+def test_text_that_is_not_ascii_costs_one_module_more(daemon, words):
+    daemon.message(subject="\u202e\xe9\U000e0100", content="\u3164\xe9\n\U0001f469")
+    loaded = modules_of(words)
+    assert loaded & DEAR == set()
+    assert ours(loaded) - {"ampd", "ampd.protocol", "ampd.protocol.local"} == {
+        "ampd.model",
+        "ampd.model.visible",
+    }
+
+
+def modules_of(words):
+    """What `amp WORDS` imports."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", LOADED.format(words=words)],
         env=os.environ,
@@ -40,10 +58,8 @@ def test_a_command_of_every_day_imports_nothing_dear(daemon, words):
         check=True,
         text=True,
     )
-    loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert loaded & DEAR == set()
-    assert {name for name in loaded if name.partition(".")[0] == "ampd"} <= {
-        "ampd",
-        "ampd.protocol",
-        "ampd.protocol.local",
-    }
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def ours(loaded):
+    return {name for name in loaded if name.partition(".")[0] == "ampd"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ampd.core.safety import flags, shown, unwrap, wrap
 from ampd.model.errors import Invalid
+from ampd.model.visible import HIDDEN, visible
 
 ALICE = "alice@laptop.local"
 END = "</external-content>"
@@ -92,6 +93,7 @@ FRAGMENTS = st.sampled_from(
             "\ud800",
         ),
         *("\u2028", "\x85", "\x0b", "\ufeff", "[", "]", "\uff3b", "&", "&&", "\ufe0f\ufe0f"),
+        *("\U000e0100", "\u3164", "\u2800", "\u034f", "\ufe00", "\u200c", "\u2764\ufe0f\u200d"),
     ]
 )
 HOSTILE = st.lists(FRAGMENTS | st.text(max_size=6), max_size=12).map("".join)
@@ -135,6 +137,13 @@ def test_f1_no_character_of_an_unseen_category_is_shown(category):
     assert set(points) - seen <= {"\n", "\t"}
 
 
+@given(HOSTILE, HOSTILE, st.lists(HOSTILE, max_size=2))
+def test_f1_nothing_in_a_wrapper_hides_not_even_in_its_attributes(content, sender, names):
+    made = wrapped(content, sender, flags=names)
+    assert not HIDDEN - {"\ufe0f"} & set(made)
+    assert visible(made) == made
+
+
 @given(HOSTILE)
 def test_f1_shown_text_stays_as_it_is_when_shown_again(text):
     assert shown(shown(text)) == shown(text)
@@ -154,6 +163,8 @@ def test_f1_shown_text_stays_as_it_is_when_shown_again(text):
         ("\ud800", "\\ud800"),
         ("\u2764\ufe0f", "\u2764\ufe0f"),
         ("\u2764\ufe0f\ufe0f", "\u2764\ufe0f\\ufe0f"),
+        ("a\ufe0fb\U000e0100", "a\\ufe0fb\\U000e0100"),
+        ("\u3164\u2800\ue000", "\\u3164\\u2800\\ue000"),
         ("caf\xe9 \u65e5\u672c\n\tx", "caf\xe9 \u65e5\u672c\n\tx"),
     ],
 )

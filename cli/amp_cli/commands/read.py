@@ -1,7 +1,9 @@
 """`amp read`: a short head and the text of each message, and the message is marked read.
 
 The text is `content`: as sent where trust is `verified`, wrapped as data where it is not
-(interface contract, "What an assistant is shown"). `--raw` is the text as sent, and nothing else.
+(interface contract, "What an assistant is shown"). `--raw` is the text without head and wrapper,
+and nothing else; what it hides is written out there too, on a terminal and in a pipe (O3), for
+assistants read pipes. `--json` has it as it was sent.
 """
 
 from amp_cli.arguments import Arguments, Command, Option
@@ -107,7 +109,7 @@ COMMANDS = {
         read,
         options=(
             Option("--peek", "", "do not mark them read"),
-            Option("--raw", "", "the text as sent, without head and wrapper"),
+            Option("--raw", "", "the text alone, without head and wrapper"),
         ),
         example="amp read 3",
     )
