@@ -14,32 +14,30 @@ An address and a key together are a contact. Its `state`:
   N3  Trust is `verified` for agents of this node and verified contacts, `external` for pinned
       keys and for agents here that belong to somebody else (agents.py, A5), `untrusted` for
       everything else.
-  N4  At most MAX_STRANGERS contacts are made by sight alone; the user's own are not counted. One
-      node makes no more of them than it leaves room for: one neighbour takes half at most, two a
-      third each, so that none of them keeps the others from being seen.
+  N4  How many are contacts by sight alone is bounded (cards.py, CD2).
   N5  What is let in comes behind all that is in the mailbox, unread, in the order in which it came:
       whoever follows the mailbox by its numbers has it once, and none looks back.
+
+Not here: which of the cards that others show are kept (cards.py).
 """
 
 import difflib
 import json
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
+from ampd.core.cards import Cards, read_card, wanted
 from ampd.core.trust import Known, Shadows, known_at, known_of
-from ampd.crypto.keys import check_public, check_sealing, open1
+from ampd.crypto.keys import check_public
 from ampd.model.address import Address, ContactLink, NodeUri, check_name, fingerprint
-from ampd.model.card import CARD_CONTEXT, Card, mailbox_of
+from ampd.model.card import Card
 from ampd.model.errors import Invalid, Refused
 from ampd.model.values import value
-from ampd.storage.records import CardSeen, Contact, Released
+from ampd.storage.records import Contact, Released
 from ampd.storage.store import Store, Transaction
 from ampd.storage.view import Reader
 
-MAX_STRANGERS: Final = 10_000  # a few MiB of journal for a hostile LAN
-MAX_CARDS: Final = 1000  # of one node; the rest is passed over
 FOREIGN_SOURCES: Final = ("amp", "amtp", "provider")  # of contacts without a key of their own
 
 
@@ -53,19 +51,6 @@ class Target:
     local: Agent | None = None
 
 
-@lru_cache(maxsize=512)  # each letter carries its sender's card, most of them the same again
-def read_card(signed: bytes) -> tuple[bytes, Card]:
-    """The signer and the card of a signed card; Refused if it is none (C1).
-
-    So is one to which nobody could answer: reading its holder's mail would fail at the receipt.
-    """
-    key, payload = open1(signed, CARD_CONTEXT)
-    card = Card.from_bytes(payload)
-    check_sealing(card.inbox)
-    check_sealing(card.fallback)
-    return key, card
-
-
 class Contacts:
     """The address book."""
 
@@ -76,6 +61,7 @@ class Contacts:
         self._agents = agents
         self._now = now
         self.unknown_senders = unknown_senders
+        self.cards = Cards(store, agents, now)
         self.shadows: Shadows | None = None  # foreign.py, once it is there
 
     # --- who may write to us ---------------------------------------------------------------
@@ -117,67 +103,13 @@ class Contacts:
 
     # --- cards ----------------------------------------------------------------------------
 
-    async def learn(self, cards: list[bytes], node: bytes, source: str) -> None:
-        """Keep the valid, newer ones of the signed cards that somebody showed (C1, N1, N4)."""
-        fresh = []
-        for signed in cards[:MAX_CARDS]:
-            if self._store.view.execute(
-                "SELECT 1 FROM cards JOIN contacts USING(key, address) WHERE key=? AND signed=?",
-                (signed_by(signed), signed),
-            ).fetchone():
-                continue
-            try:
-                fresh.append((signed, *read_card(signed)))
-            except Refused:
-                continue  # not a card: nobody's word, and nothing to tell
-        if fresh:
-            await self._store.write(
-                lambda tx: [self.take_card(tx, *each, node, source) for each in fresh]
-            )
-
-    def take_card(
-        self, tx: Transaction, signed: bytes, key: bytes, card: Card, node: bytes, source: str
-    ) -> bool:
-        """Within a work: keep a card if it is newer than the one known (C1); whether it was.
-
-        Its key is pinned to its address, if that has none (N1): also when the card is not new
-        and the contact was removed since.
-        """
-        if self._agents.of_key(key) is not None or card.mailbox != mailbox_of(key):
-            return False
-        row = tx.db.execute("SELECT number FROM cards WHERE key=?", (key,)).fetchone()
-        if row is not None and row[0] > card.number:
-            return False
-        newer = row is None or row[0] < card.number
-        known = known_at(tx.db, str(card.address))
-        stranger = not any(contact.key == key for contact in known)
-        if stranger and self._crowded(tx.db, node):
-            return False
-        if newer:
-            tx.append(CardSeen(signed, node, self._now()))
-        if stranger and not card.withdrawn:
-            claimed = bool(known) or self._agents.claims(card.address)
-            state = "conflict" if claimed else "seen"
-            tx.append(self._contact(card.address, key, state, source))
-        return newer
-
-    def _crowded(self, db: Reader, node: bytes) -> bool:
-        """Whether `node` may show no more strangers now (N4)."""
-        total, its = db.execute(
-            "SELECT count(*), coalesce(sum(d.node=?),0) FROM contacts c LEFT JOIN cards d"
-            " ON d.key=c.key WHERE c.state IN ('seen','conflict')",
-            (node,),
-        ).fetchone()
-        return bool(its >= MAX_STRANGERS - total)
+    async def learn(self, cards: Sequence[bytes], node: bytes, source: str) -> None:
+        """Keep the valid, newer ones of the signed cards that somebody showed (cards.py)."""
+        await self.cards.learn(cards, node, source)
 
     def wanted(self, db: Reader, key: bytes) -> bool:
         """Whether the user has added the holder of a key, or an agent here has written to it."""
-        row = db.execute(
-            "SELECT 1 FROM contacts WHERE key=? AND state='verified' UNION ALL"
-            " SELECT 1 FROM agents a JOIN pairs_out p ON p.sender=a.key AND p.recipient=? LIMIT 1",
-            (key, key),
-        ).fetchone()
-        return row is not None
+        return wanted(db, key)
 
     def card(self, key: bytes) -> Card | None:
         """The newest card of a key."""
@@ -392,9 +324,3 @@ def _ambiguous(text: str, addresses: list[str]) -> Refused:
 
 def _no_contact(text: str) -> Refused:
     return Refused(f"no contact {text}", code="contact_unknown", hint="amp contact list")
-
-
-def signed_by(signed: bytes) -> bytes:
-    """The key that a COSE_Sign1 names, unproved: where to look it up."""
-    start = 7  # array(4), bytes(39), map(2), 1: -8, 4: bytes(32)
-    return signed[start + 2 : start + 34]

@@ -50,7 +50,7 @@ class Directory:
         )
 
     def _elsewhere(self, domain: str) -> list[Listed]:
-        """In one query: strangers may have shown thousands of cards (contacts.py, N4)."""
+        """In one query: strangers may have shown thousands of cards (cards.py, CD2)."""
         online = self._online()
         found = []
         for row in self._store.view.execute(

@@ -19,13 +19,13 @@
       written with the message: the receipts of one run for one sender are one letter. The carrier
       itself is shown none, for it would say who wrote to whom.
   B9  What they brought and is refused for good is answered by a signed refusal in the same way, if
-      its sender signed it for an agent here, and not for B7's reasons.
+      its sender signed it for an agent here, and not for B7's reasons; a stranger's, as long as
+      there is room for the answer (strangers.py, ST3).
   B10 What comes together is one work of the store, but each letter is judged alone: one that is
       refused keeps no other from being kept, unless it is to be offered again (B7): then nothing
       behind it for the same mailbox is kept.
 
-  B11 Senders that no agent here wrote to, and whom the user did not add, bring STRANGER_BYTES a
-      day each, and STRANGERS_BYTES all together; beyond that they are refused for now, or for good
+  B11 What strangers bring beyond their daily share (strangers.py) is refused for now, or for good
       if a carrier brought it (as in B7).
 
 Not here: what needs no memory (opening.py), lists (lists.py), marks (marks.py), what goes out
@@ -39,11 +39,12 @@ from typing import Final
 import trio
 
 from ampd.core.agents import Agent, Agents
+from ampd.core.cards import Taking
 from ampd.core.contacts import Contacts
-from ampd.core.meters import Meters
-from ampd.core.opening import Opened, Opening, Receipts
+from ampd.core.opening import Opened, Opening
 from ampd.core.ports import Run
-from ampd.core.receipts import note_receipt, queue_receipts, receipt_for
+from ampd.core.receipts import Said, note_receipt, proved, queue_receipts, receipt_for
+from ampd.core.strangers import Allowance, Bringing
 from ampd.model.errors import Refused, Unavailable
 from ampd.model.message import Delivery, Envelope, digest
 from ampd.model.values import value
@@ -52,8 +53,6 @@ from ampd.storage.store import Store, Transaction
 
 LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
 AHEAD: Final = 86_400_000  # a clock may be wrong by a day (wire: "Envelope")
-STRANGER_BYTES: Final = 64 << 20  # a hundred of the largest messages
-STRANGERS_BYTES: Final = 512 << 20  # keys cost nothing: this is what a crowd of them can fill
 _AT_ONCE: Final = 4  # letters opened before others get their turn: about 1 ms
 UNSAID: Final = ("expired", "forged")  # refusals that tell an honest sender nothing (B7, B9)
 
@@ -67,7 +66,15 @@ class Taken:
     receipt: bytes = b""
 
 
-_Letter = Opened | Receipts
+@value
+class _Receipts:
+    """What one letter says of messages that an agent here sent, as far as it may mean something."""
+
+    agent: Agent
+    said: Sequence[Said]
+
+
+_Letter = Opened | _Receipts
 _Answer = tuple[str, int] | Refused | Unavailable  # what it was, and when it was kept
 _Key = tuple[bytes, bytes, bytes]  # agent, sender, id of a message
 
@@ -77,11 +84,11 @@ class _Run:
     """One work: what is known and owed while its letters are taken one after the other."""
 
     tx: Transaction
-    node: bytes
     via: str
     here: dict[_Key, tuple[int, int, bytes]]  # when it was kept, where it lies, its digest
+    cards: Taking
+    bringing: Bringing
     judged: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    wanted: dict[bytes, bool] = field(default_factory=dict)  # senders' keys (B11)
     shown: set[bytes] = field(default_factory=set)  # cards
     owed: dict[tuple[bytes, bytes], tuple[Agent, list[tuple[bytes, bytes]]]] = field(
         default_factory=dict
@@ -115,7 +122,7 @@ class Mailbox:
         self._now = now
         self._opening = Opening(agents, message_bytes)
         self._turn = trio.Lock()  # runs reach the store in the order in which they came
-        self._each, self._all = Meters(STRANGER_BYTES), Meters(STRANGERS_BYTES)
+        self._strangers = Allowance(contacts.wanted)
         self._unsettled: dict[tuple[bytes, bytes, bytes], bytes] = {}
 
     @property
@@ -163,16 +170,19 @@ class Mailbox:
         answer: Callable[[int, Taken | Refused | Unavailable], None],
         begin: Callable[[int], bool],
     ) -> None:
-        opened: list[tuple[int, bytes, Opened | Receipts]] = []
+        opened: list[tuple[int, bytes, _Letter]] = []
         async with self._turn:
             for place, envelope in enumerate(envelopes):
                 if place % _AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()  # local programs have their turn
                 if begin(place):
                     try:
-                        letter = self._opening.open(envelope)
+                        letter = await self._open(envelope)
                     except Refused as exc:  # at once: what comes behind it may have to wait
                         answer(place, exc)
+                        continue
+                    if isinstance(letter, _Receipts) and not letter.said:
+                        answer(place, Taken("receipt"))  # nothing in it to be written
                     else:
                         opened.append((place, envelope.mailbox, letter))
         if not opened:
@@ -182,13 +192,19 @@ class Mailbox:
         for (place, _, letter), taken in zip(opened, answers, strict=True):
             answer(place, self._receipted(letter, taken, via))
 
+    async def _open(self, envelope: Envelope) -> _Letter:
+        letter = self._opening.open(envelope)
+        if isinstance(letter, Opened):
+            return letter
+        return _Receipts(letter.agent, await proved(self._store.view, letter.agent, letter.signed))
+
     async def _write(
         self, letters: Sequence[_Letter], boxes: Sequence[bytes], node: bytes, via: str
     ) -> list[_Answer]:
         fresh = [_key(letter) for letter in letters if isinstance(letter, Opened)]
         try:
             return await self._store.write(
-                lambda tx: self._work(_Run(tx, node, via, _here(tx, fresh)), letters, boxes)
+                lambda tx: self._work(self._run(tx, node, via, fresh), letters, boxes)
             )
         finally:
             for key in fresh:  # from now on it can be read
@@ -201,7 +217,7 @@ class Mailbox:
         if isinstance(answer, Refused | Unavailable):
             return answer
         what, at = answer
-        if via != "direct" or isinstance(letter, Receipts):
+        if via != "direct" or isinstance(letter, _Receipts):
             return Taken(what)
         receipt = receipt_for(letter.agent, letter.message, letter.signed, "delivered", at)
         return Taken(what, receipt)
@@ -240,6 +256,11 @@ class Mailbox:
 
     # --- within the store's work ----------------------------------------------------------
 
+    def _run(self, tx: Transaction, node: bytes, via: str, fresh: Collection[_Key]) -> _Run:
+        cards = self._contacts.cards.taking(tx, node, via)
+        bringing = self._strangers.bringing(tx.db, tx.now, answered=via != "direct")
+        return _Run(tx, via, _here(tx, fresh), cards, bringing)
+
     def _work(self, run: _Run, letters: Sequence[_Letter], boxes: Sequence[bytes]) -> list[_Answer]:
         """What each letter was, and when it was kept (B10)."""
         answers: list[_Answer] = []
@@ -256,17 +277,14 @@ class Mailbox:
         return answers
 
     def _one(self, run: _Run, letter: _Letter) -> _Answer:
-        if isinstance(letter, Receipts):
-            for key, receipt, signed in letter.receipts:
-                note_receipt(
-                    run.tx, self._store, self._agents, letter.agent.key, key, receipt, signed,
-                    run.via,
-                )  # fmt: skip
+        if isinstance(letter, _Receipts):
+            for said in letter.said:
+                note_receipt(run.tx, self._store, self._agents, letter.agent.key, said, run.via)
             return "receipt", run.tx.now
         try:
             return self._keep(run, letter)
         except Refused as exc:
-            if run.via != "direct" and exc.code not in UNSAID:
+            if run.via != "direct" and exc.code not in UNSAID and run.bringing.may_tell(letter):
                 self._show_card(run, letter)
                 run.owe(letter, "refused", str(exc))
             return exc
@@ -299,12 +317,7 @@ class Mailbox:
 
     def _meter(self, run: _Run, opened: Opened) -> None:
         """B11."""
-        key, size, now = opened.key, len(opened.signed), run.tx.now / 1000
-        if key not in run.wanted:
-            run.wanted[key] = self._contacts.wanted(run.tx.db, key)
-        if run.wanted[key]:
-            return
-        wait = self._each.wait(key, size, now) or self._all.wait(b"", size, now)
+        wait = run.bringing.wait(opened)
         if wait:
             words = f"too much mail of strangers for a day; there is room in {wait / 60:.0f} min"
             if run.via != "direct":
@@ -312,11 +325,11 @@ class Mailbox:
             raise Unavailable(words, code="quota_exceeded")
 
     def _show_card(self, run: _Run, opened: Opened) -> None:
-        """Whoever wrote is no stranger by sight (contacts.py, N4)."""
+        """Whoever wrote is no stranger by sight (cards.py, CD2)."""
         if opened.card is not None and opened.card[0] not in run.shown:
             signed, card = opened.card
             run.shown.add(signed)
-            self._contacts.take_card(run.tx, signed, opened.key, card, run.node, run.via)
+            run.cards.take(signed, opened.key, card)
 
     def _held_at(self, run: _Run, opened: Opened) -> int:
         """When this agent got this message, or 0. Refused if only the id is the same (B3)."""

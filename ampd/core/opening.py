@@ -1,6 +1,7 @@
 """A letter opened: every check of what came that needs no memory (mailbox.py, B1, B5).
 
-    Opening.open   the message or the receipts in an envelope, verified, for an agent here
+    Opening.open   the message in an envelope, verified, for an agent here; or its receipts, which
+                   are verified only if they are awaited (receipts.py, Q6)
 
 A message that its sender signed for an agent here, and that can not be kept for what it is (too
 large, no JSON), is opened with a `refusal`: its sender can be told (mailbox.py, B9).
@@ -10,17 +11,15 @@ Not here: who may write, what was seen before (mailbox.py), what a receipt does 
 
 from ampd.core import json_text
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import read_card
+from ampd.core.cards import read_card
 from ampd.crypto.keys import open1
 from ampd.model.card import MAX_CARD, Card
 from ampd.model.errors import Invalid, Refused, StaleKey
 from ampd.model.message import (
     MESSAGE_CONTEXT,
-    RECEIPT_CONTEXT,
     Envelope,
     Letter,
     Message,
-    Receipt,
     digest,
     receipts_from_bytes,
 )
@@ -42,10 +41,10 @@ class Opened:
 
 @value
 class Receipts:
-    """Receipts that held up: who signed each, what it says, the signed bytes."""
+    """What is said to be receipts for what an agent here sent; nothing of it is proved."""
 
     agent: Agent
-    receipts: tuple[tuple[bytes, Receipt, bytes], ...]
+    signed: tuple[bytes, ...]
 
 
 class Opening:
@@ -67,8 +66,7 @@ class Opening:
             raise StaleKey("sealed to a key that is gone", agent.signed_card)
         letter = Letter.from_bytes(plain)
         if letter.kind == "receipts":
-            signed = receipts_from_bytes(letter.signed)
-            return Receipts(agent, tuple(_receipt(each) for each in signed))
+            return Receipts(agent, tuple(receipts_from_bytes(letter.signed)))
         return self._message(letter, agent)
 
     def _message(self, letter: Letter, agent: Agent) -> Opened:
@@ -94,11 +92,6 @@ class Opening:
 
     def _too_large(self) -> Refused:
         return Refused(f"a message of more than {self.message_bytes} bytes", code="too_large")
-
-
-def _receipt(signed: bytes) -> tuple[bytes, Receipt, bytes]:
-    key, payload = open1(signed, RECEIPT_CONTEXT)
-    return key, Receipt.from_bytes(payload), signed
 
 
 def _own_card(signed: bytes, key: bytes, message: Message) -> tuple[bytes, Card] | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import field
 from typing import Final
 
-from ampd.core.contacts import read_card
+from ampd.core.cards import read_card
 from ampd.model.address import NodeUri
 from ampd.model.values import value
 from ampd.storage.store import Store

@@ -4,7 +4,7 @@ import fakes
 import pytest
 from fakes import letter, link
 
-from ampd.core import contacts
+from ampd.core import cards
 from ampd.crypto.keyfiles import new_agent_keys
 from ampd.crypto.keys import SigningKey
 from ampd.model.address import Address, ContactLink, fingerprint
@@ -225,27 +225,13 @@ async def test_n3_a_card_that_says_so_is_not_verified(node, alice, bob):
 
 
 async def test_n4_sight_alone_makes_so_many_contacts_and_no_more(node, alice, bob, monkeypatch):
-    monkeypatch.setattr(contacts, "MAX_STRANGERS", 3)
+    monkeypatch.setattr(cards, "MAX_STRANGERS", 3)
     crowd = [somebody(bob, Address(f"s{number}", "there.local")) for number in range(5)]
     await node.contacts.add(link(bob))
     await node.contacts.learn([each.signed_card for each in crowd], NODE, "lan")
     await node.contacts.learn([bob.signed_card], NODE, "lan")
     assert len(node.contacts.listed()) == 3
     assert node.contacts.card(bob.key) is not None, "the user's own are not counted"
-
-
-async def test_n4_one_neighbour_leaves_room_for_the_others(node, bob, monkeypatch):
-    monkeypatch.setattr(contacts, "MAX_STRANGERS", 12)
-
-    async def shown_by(name, count):
-        crowd = [somebody(bob, Address(f"{name}{n}", "there.local")) for n in range(count)]
-        before = len(node.contacts.listed())
-        node_key = name.encode().ljust(32, b".")
-        await node.contacts.learn([each.signed_card for each in crowd], node_key, "lan")
-        return len(node.contacts.listed()) - before
-
-    assert [await shown_by(name, 20) for name in ("hostile", "second", "third")] == [6, 3, 2]
-    assert await shown_by("hostile", 5) == 0 and await shown_by("honest", 1) == 1
 
 
 # The user's commands

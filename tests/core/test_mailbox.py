@@ -618,7 +618,7 @@ async def test_b10_what_is_stale_is_answered_before_the_next_one_is_begun(node, 
 
 async def test_b11_a_stranger_brings_so_much_a_day_and_then_waits(node, alice, bob, clock):
     size = len(sign(bob, message(bob, alice, body="x" * 1000)))
-    node.mailbox._each = Meters(2 * size + 10)
+    node.mailbox._strangers.each = Meters(2 * size + len(bob.signed_card) + 10)
 
     async def next_one(order, via="direct"):
         (answer,) = await node.mailbox.take(
@@ -639,7 +639,7 @@ async def test_b11_a_stranger_brings_so_much_a_day_and_then_waits(node, alice, b
 
 
 async def test_b11_a_crowd_of_keys_brings_no_more_than_all_strangers_may(node, alice, other):
-    node.mailbox._all = Meters(3000)
+    node.mailbox._strangers.all = Meters(3000)
     answers = []
     for n in range(4):
         somebody = await other.agent(f"s{n}")

@@ -7,7 +7,7 @@ import fakes
 import pytest
 from fakes import START, message, post, resigned, sign
 
-from ampd.core import contacts
+from ampd.core import cards
 from ampd.crypto.keys import check_sealing
 from ampd.model.errors import Refused
 
@@ -51,7 +51,7 @@ async def test_mail_of_somebody_who_cannot_be_answered_is_read_and_acked(alice_a
     card = resigned(bob, **{field: key}, inbox_until=START * (field == "inbox") * 2)
     what = message(bob, alice)
     await here.mailbox.deliver(post(sign(bob, what), alice, card=card), b"n" * 32)
-    (full,) = here.reading.get(alice, ["1"])
+    (full,) = await here.reading.get(alice, ["1"])
     await here.marks.shown(alice, [full])
     assert len(await here.marks.set_all(alice, 2)) == 1
 
@@ -69,7 +69,7 @@ async def test_a_card_that_cannot_be_sealed_to_replaces_none(alice_and_bob):
 async def test_a_crowd_of_strangers_keeps_nobody_from_being_answered(alice_and_bob, monkeypatch):
     """Else whoever fills the address book by sight cuts off all that come later."""
     here, alice, bob = alice_and_bob
-    monkeypatch.setattr(contacts, "MAX_STRANGERS", 0)
+    monkeypatch.setattr(cards, "MAX_STRANGERS", 0)
     what = message(bob, alice)
     await here.mailbox.deliver(post(sign(bob, what), alice, card=bob.signed_card), b"n" * 32)
     assert here.contacts.card(bob.key) == bob.card
