@@ -5,8 +5,8 @@ L1  An item is one CBOR map, {v: 1, kind: "envelope", envelope} or {v: 1, kind: 
 L2  Writing changes nothing here: what was written is still queued, and goes by any other way too.
 L3  Reading is idempotent; what is for an agent here is kept as any mail is, and its signed receipt
     is queued: it comes back with the next session, relay or bundle.
-L4  One item that is refused, or is for somebody else, is counted and keeps no other from being
-    taken; only a disk that fails ends the reading.
+L4  One item that is refused, is for somebody else, or is damaged or of a kind of the future, is
+    counted and keeps no other from being taken; only a disk that fails ends the reading.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from ampd.core.agents import Agents
+from ampd.core.cards import read_card
 from ampd.core.contacts import Contacts
 from ampd.core.mailbox import Mailbox
+from ampd.model.card import MAX_CARD
 from ampd.model.encoding import decode, encode
 from ampd.model.errors import Invalid, Refused, StaleKey, StorageError, Unavailable
 from ampd.model.fields import Fields
@@ -51,6 +53,11 @@ class Taken:
     refused: int = 0
     cards: int = 0
     reason: str = ""  # why the first one was refused
+
+    def refuse(self, reason: str) -> None:
+        """L4."""
+        self.refused += 1
+        self.reason = self.reason or reason
 
 
 class Bundles:
@@ -93,17 +100,26 @@ class Bundles:
         """Take in items (L3); what is not for an agent here is passed over and counted."""
         taken = Taken()
         for item in items:
-            fields = Fields(decode(item, limit=_LARGEST), "item of a bundle")
-            fields.version(1)
-            kind = fields.text("kind", 16)
-            if kind == "card":
-                await self._contacts.learn([fields.some_data("card", 16384)], b"", "bundle")
-                taken.cards += 1
-            elif kind == "envelope":
-                await self._take(Envelope.from_wire(fields.items("envelope", 3)), taken)
-            else:
-                raise Invalid(f"an item of kind {kind!r}", hint="install a newer ampd")
+            try:
+                await self._read(item, taken)
+            except Refused as exc:
+                taken.refuse(str(exc))
         return taken
+
+    async def _read(self, item: bytes, taken: Taken) -> None:
+        """One item. Raises Refused (or Invalid) for what it is."""
+        fields = Fields(decode(item, limit=_LARGEST), "item of a bundle")
+        fields.version(1)
+        kind = fields.text("kind", 16)
+        if kind == "card":
+            signed = fields.some_data("card", MAX_CARD)
+            read_card(signed)
+            await self._contacts.learn([signed], b"", "bundle")
+            taken.cards += 1
+        elif kind == "envelope":
+            await self._take(Envelope.from_wire(fields.items("envelope", 3)), taken)
+        else:
+            raise Invalid(f"an item of kind {kind!r}: a newer ampd wrote it")
 
     async def _take(self, envelope: Envelope, taken: Taken) -> None:
         if self._agents.of_mailbox(envelope.mailbox) is None:
@@ -113,10 +129,7 @@ class Bundles:
         if isinstance(came, StorageError):
             raise came
         if isinstance(came, Refused | Unavailable):  # it is still in its sender's outbox
-            taken.refused += 1
-            taken.reason = taken.reason or (
-                _UNREADABLE if isinstance(came, StaleKey) else str(came)
-            )
+            taken.refuse(_UNREADABLE if isinstance(came, StaleKey) else str(came))
         elif came.what == "receipt":
             taken.receipts += 1
         elif came.what == "known":
