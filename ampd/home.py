@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -42,12 +42,12 @@ def take_home(folder: Path) -> HomeLock:
     Two things are locked: `ampd.lock`, which says who, and the folder of the journal, for a lock
     file may be taken for a forgotten one and removed.
     """
-    journal = _journal_lock(folder)
-    try:
-        return HomeLock(journal, _lock_file(folder))
-    except BaseException:
-        os.close(journal)
-        raise
+    with ExitStack() as undo:
+        journal = _journal_lock(folder)
+        undo.callback(os.close, journal)
+        lock = HomeLock(journal, _lock_file(folder))
+        undo.pop_all()
+    return lock
 
 
 def _journal_lock(folder: Path) -> int:
@@ -177,11 +177,11 @@ async def keep_epoch(store: Store, folder: Path) -> bytes:
         "SELECT (SELECT value FROM meta WHERE name='place'),"
         " (SELECT value FROM meta WHERE name='epoch')"
     ).fetchone()
-    if known[0] == place:  # nothing to write: a full disk keeps nobody from starting
+    if known[0] == place and not store.restored:  # a full disk keeps nobody from starting
         return bytes(known[1])
 
     def work(tx: Transaction) -> bytes:
-        if tx.index.meta("place") != place:
+        if tx.index.meta("place") != place or store.restored:
             tx.append(Epoch(random_bytes(8), place))
         epoch: bytes = tx.index.meta("epoch")
         return epoch

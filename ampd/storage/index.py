@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from ampd.storage import schema
 from ampd.storage.applying import Applier
-from ampd.storage.journal import Checkpoint, Position
+from ampd.storage.journal import Checkpoint, Journal, Position
 from ampd.storage.rows import preview, read_payload, read_signed
 
 __all__ = [
@@ -133,10 +133,24 @@ class Index:
         """The journal as it was when this index last knew all of it (X3)."""
         return read_checkpoint(self.db)
 
-    def note_checkpoint(self, now: Checkpoint) -> None:
-        """Within the transaction that applied everything up to it."""
+    def note_checkpoint(self, now: Checkpoint, identity: str) -> None:
+        """Within the transaction that applied everything up to it; `identity` is its segment's."""
         place = now.position
-        self.set_meta("checkpoint", f"{now.seq} {place.segment} {place.offset} {now.chain.hex()}")
+        self.set_meta(
+            "checkpoint", f"{now.seq} {place.segment} {place.offset} {now.chain.hex()} {identity}"
+        )
+
+    def is_of(self, journal: Journal) -> bool:
+        """Whether the journal is the one that this index followed, and none that was restored.
+
+        Of its last segment, that is: others are written anew by compactions.
+        """
+        kept = self.checkpoint
+        if kept is None:
+            return True
+        identity = self.meta("checkpoint").rpartition(" ")[2]
+        is_last = kept.position.segment == journal.checkpoint.position.segment
+        return journal.checkpoint_held and (not is_last or identity == journal.identity)
 
     def note_places(self, places: Iterable[tuple[int, Position]]) -> None:
         """Where the records lie that are read back: kept messages and queued letters."""
@@ -168,8 +182,17 @@ def read_checkpoint(db: sqlite3.Connection) -> Checkpoint | None:
     row = db.execute("SELECT value FROM meta WHERE name='checkpoint'").fetchone()
     if row is None:
         return None
-    seq, segment, offset, chain = row[0].split(" ")
+    seq, segment, offset, chain, _identity = row[0].split(" ")
     return Checkpoint(int(seq), Position(int(segment), int(offset)), bytes.fromhex(chain))
+
+
+def stamp_of(path: Path) -> str:
+    """What changes when anybody writes to the index."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return "none"
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
 
 def put_in_place(new: Path, path: Path) -> None:

@@ -135,6 +135,11 @@ class Journal:
         return self._synced
 
     @property
+    def identity(self) -> str:
+        """Of the file that is written to: another one if it was restored."""
+        return self._disk.identity(self._fd)
+
+    @property
     def size_bytes(self) -> int:
         """Of all segments; the reserve is not counted."""
         return self._sealed_bytes + self._written.position.offset

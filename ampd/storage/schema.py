@@ -14,7 +14,7 @@ for a message by id and sender would walk through all that the sender ever sent.
 
 from typing import Final
 
-VERSION: Final = 8
+VERSION: Final = 9
 
 TABLES: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -116,6 +116,11 @@ class Store:
         """Whether the index was made anew since this store was opened."""
         return self._writer.rebuilt
 
+    @property
+    def restored(self) -> bool:
+        """Whether the journal was found to be another one than the index followed."""
+        return self._writer.restored
+
     # --- writing -------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -64,6 +64,7 @@ class Writer:
         self.index_path = folder / "index.sqlite"
         self._stamp_path = folder / "index.stamp"
         self.rebuilt = False
+        self.restored = False  # the files are not those that the index followed
         self._unread = True  # the end of the journal was not read yet
         self._room = Reserve(Disk(), folder, index_reserve)
         with suppress(OSError):  # a disk that takes nothing is named by the journal
@@ -78,8 +79,10 @@ class Writer:
     # --- opening -------------------------------------------------------------------------
 
     def _open(self) -> None:
-        if self._stamp_path.exists() and self._stamp_path.read_text() != self._stamp():
+        stamp = indexes.stamp_of(self.index_path)
+        if self._stamp_path.exists() and self._stamp_path.read_text() != stamp:
             log.warning("the index was changed by somebody else: it is made anew")
+            self.restored = self.index_path.exists()  # or was written to: that costs an epoch
             indexes.remove(self.index_path)
         self._stamp_path.unlink(missing_ok=True)
         index = self._usable()
@@ -88,6 +91,7 @@ class Writer:
             self._folder / "journal", self._key, after=after, disk=self._disk,
             segment_bytes=self._segment_bytes,
         )  # fmt: skip
+        self.restored |= index is not None and not index.is_of(self.journal)
         if index is not None and after is not None and not self.journal.checkpoint_held:
             log.warning("the index does not fit the journal: it is made anew")
             index.db.close()
@@ -132,14 +136,6 @@ class Writer:
             log.warning("the index is not usable: it is made anew", extra={"why": str(exc)})
             return None
         return index
-
-    def _stamp(self) -> str:
-        """What changes when anybody writes to the index."""
-        try:
-            found = self.index_path.stat()
-        except FileNotFoundError:
-            return "none"
-        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
     def _log_damage(self) -> None:
         for each in self.journal.damage[self._logged :]:
@@ -218,7 +214,7 @@ class Writer:
                     index.note_places(places)
                     places.clear()
             index.note_places(places)
-            index.note_checkpoint(self.journal.checkpoint)
+            index.note_checkpoint(self.journal.checkpoint, self.journal.identity)
             index.db.execute("COMMIT")
         except (AmpdError, sqlite3.Error):
             index.rollback()
@@ -267,7 +263,7 @@ class Writer:
             bulk = (seq for each in done for seq in each.bulk)
             index.note_places((seq, written[seq - before - 1].position) for seq in bulk)
             self.journal.sync()
-            index.note_checkpoint(self.journal.checkpoint)
+            index.note_checkpoint(self.journal.checkpoint, self.journal.identity)
         self._commit_index()
         return topics
 
@@ -360,7 +356,7 @@ class Writer:
         self.journal.close()
         if whole:
             try:
-                self._stamp_path.write_text(self._stamp())
+                self._stamp_path.write_text(indexes.stamp_of(self.index_path))
             except OSError:  # no room: the next start asks the index itself
                 self._stamp_path.unlink(missing_ok=True)
 
@@ -393,7 +389,7 @@ class Writer:
         """Begin a new segment, so that the one before can be rewritten; the index knows it."""
         self._recover()
         self.journal.rotate()
-        self.index.note_checkpoint(self.journal.checkpoint)
+        self.index.note_checkpoint(self.journal.checkpoint, self.journal.identity)
 
 
 def _at_once(put: Callable[[], None]) -> None:

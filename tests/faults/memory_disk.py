@@ -79,6 +79,9 @@ class MemoryDisk(Disk):
         self.open_fds[fd] = ino
         return fd
 
+    def identity(self, fd):
+        return str(self.open_fds[fd])
+
     def close(self, fd):
         assert self.open_fds[fd] is not None, "closed twice"
         self.open_fds[fd] = None
