@@ -45,7 +45,6 @@ class Bringing:
         self._now = now / 1000
         self._answered = answered
         self._wanted: dict[bytes, bool] = {}
-        self._cards: set[bytes] = set()  # that were counted, or are known
         self._answers: set[tuple[bytes, bytes]] = set()  # letters that were counted
 
     def wait(self, opened: Opened) -> float:
@@ -69,7 +68,6 @@ class Bringing:
         each, everybody = self._allowance.each, self._allowance.all
         wait = each.wait(key, size, self._now) or everybody.wait(b"", size, self._now)
         if not wait:
-            self._cards.add(card)
             self._answers.add(pair)
         return wait
 
@@ -79,10 +77,5 @@ class Bringing:
         return self._wanted[key]
 
     def _is_known(self, key: bytes, card: bytes) -> bool:
-        if card in self._cards:
-            return True
         sql = "SELECT 1 FROM cards WHERE key=? AND signed=?"
-        known = self._db.execute(sql, (key, card)).fetchone() is not None
-        if known:
-            self._cards.add(card)
-        return known
+        return self._db.execute(sql, (key, card)).fetchone() is not None

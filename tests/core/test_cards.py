@@ -134,9 +134,10 @@ async def test_cd3_what_is_known_already_costs_nothing(node, bob):
     assert node.records() == kept
 
 
+@pytest.mark.parametrize("full", ["_of_node", "_of_all"])
 @pytest.mark.parametrize("how", ["added", "written to", "added and moved"])
 async def test_cd3_the_card_of_whom_the_user_wants_is_never_held_back(
-    node, alice, bob, how, monkeypatch
+    node, alice, bob, how, full, monkeypatch
 ):
     if how == "written to":
         await show(node, [bob])
@@ -146,7 +147,7 @@ async def test_cd3_the_card_of_whom_the_user_wants_is_never_held_back(
     if how == "added and moved":
         moved = newer(bob, 8, address=Address("bob", "elsewhere.local"))
         await node.contacts.learn([moved], NODE, "lan")
-    node.contacts.cards._of_node, node.contacts.cards._of_all = Meters(1), Meters(1)
+    setattr(node.contacts.cards, full, Meters(1))
     monkeypatch.setattr(cards, "MAX_STRANGERS", 0)
     address = node.contacts.card(bob.key).address if how == "added and moved" else bob.address
     await node.contacts.learn([newer(bob, 9, address=address)], NODE, "lan")

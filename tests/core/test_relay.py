@@ -484,6 +484,10 @@ async def test_e8_a_question_opens_no_more_cards_than_its_answer_holds(site, mon
     everywhere = ["a1@b.local", "x@c.local", "@c.local", "A1@b.local", "a2@b.local"]
     assert await site.door.cards_for(everywhere, MEMBER) == shown[1:3]
     assert asked == [("a1@b.local", 1), ("@c.local", 0), ("a2@b.local", 1)]
+    await site.door.learn([card(address="z@z.local")], MEMBER)
+    del asked[:]
+    assert len(await site.door.cards_for(["z@z.local", "@b.local", "@c.local"], MEMBER)) == 5
+    assert asked == [("z@z.local", 1), ("@b.local", 4)]
     del asked[:]
     assert len(await site.door.cards_for([f"a{n}@b.local" for n in range(9)], MEMBER)) == 5
     assert len(asked) == 5
