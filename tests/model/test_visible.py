@@ -115,7 +115,8 @@ def test_what_is_seen_of_a_text_stays_in_its_order(text):
 
 
 def test_v1_every_ignorable_code_point_is_written_out():
-    passing = {c for c in IGNORABLE if visible(f"a{c}b") == f"a{c}b"}
+    blank = "\u2d7f\ufffc\U0001107f\U00011a47\U00011a99\U00016fe4\U0001bc9d\U0001d159"
+    passing = {c for c in IGNORABLE | set(blank) if visible(f"a{c}b") == f"a{c}b"}
     assert {f"U+{ord(c):04X}" for c in passing} == set()
 
 
@@ -124,8 +125,14 @@ def test_v1_of_all_code_points_only_seen_ones_stay():
     kinds = {unicodedata.category(c) for c in stays} - {"Zs"}
     assert not kinds & {"Cf", "Cs", "Co", "Zl", "Zp"}
     assert [c for c in stays if unicodedata.category(c) == "Cc"] == ["\t", "\n"]
-    new = {ord(c) >> 12 for c in stays if unicodedata.category(c) == "Cn"}  # V5
-    assert new <= {0x1F, *range(0x20, 0x40)}
+
+
+def test_v5_of_the_unassigned_only_future_pictographs_and_ideographs_stay():
+    unassigned = [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) == "Cn"]
+    stays = [c for c in unassigned if visible(c) == c]
+    assert {ord(c) >> 16 for c in stays} == {0x1, 0x2, 0x3}
+    assert {ord(c) >> 12 for c in stays if c < "\U00020000"} == {0x1F}
+    assert "\U0002ffff" not in stays and "\U0003fffe" not in stays  # never characters
 
 
 @pytest.mark.parametrize("text", HONEST.values(), ids=HONEST.keys())
@@ -162,11 +169,14 @@ def test_honest_text_stays_as_it_is(text):
         # V4
         ("\u0627\u200c\u0628", "\u0627\\u200c\u0628"),  # alef joins to nothing behind it
         ("\u0628\u200c", "\u0628\\u200c"),
+        ("\u0628\u200c\u0621", "\u0628\\u200c\u0621"),  # hamza joins to nothing
+        ("\u0628\u200c\u064e", "\u0628\\u200c\u064e"),
         ("\u0628\u200c\u200c\u0628", "\u0628\\u200c\\u200c\u0628"),
         ("\u0628" + "\u064e" * 5 + "\u200c\u0628", "\u0628" + "\u064e" * 5 + "\\u200c\u0628"),
         ("\u0915\u200c\u0937", "\u0915\\u200c\u0937"),
         ("\u0915\u094d\u200c ", "\u0915\u094d\\u200c "),
         ("\u0915\u094d\u200d\u200d\u0937", "\u0915\u094d\u200d\\u200d\u0937"),
+        ("\u0915\u094d\u200d\u094d", "\u0915\u094d\\u200d\u094d"),
         ("\u094d\u094d\u200d", "\u094d\u094d\\u200d"),
     ],
 )  # fmt: skip
