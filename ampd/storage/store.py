@@ -36,6 +36,7 @@ from ampd.storage.index import connect
 from ampd.storage.journal import Journal, Position
 from ampd.storage.records import Record, from_bytes
 from ampd.storage.transaction import Topic, Transaction, Work
+from ampd.storage.turns import Turns
 from ampd.storage.view import Reader, View
 from ampd.storage.writer import INDEX_RESERVE, SEGMENT, Writer, log
 
@@ -90,6 +91,7 @@ class Store:
         """
         self._queue: queue.SimpleQueue[_Asked | _Chore | None] = queue.SimpleQueue()
         self._gathering: Gathering[_Asked] = Gathering(self._queue.put)
+        self.turns = Turns()  # to be held by whoever writes for an agent
         self._waiters: dict[Topic, trio.Event] = {}
         self._rebuilding = False
         self._ended = False
@@ -147,6 +149,7 @@ class Store:
     def _refuse_the_rest(self) -> None:
         """T6."""
         self._ended = True
+        self.turns.end()
         self._gathering.hand_over()
         while not self._queue.empty():
             left = self._queue.get_nowait()
