@@ -5,6 +5,8 @@ W2  The first time a message is read, and the first time it is acked, its sender
 W3  Quarantined mail takes no marks.
 W4  What is deleted stays known as seen until it could not be valid any more, so that it cannot
     come back, and by the hash of its bytes, so that no other message is taken for it.
+W5  An agent's marks have their turns (storage/turns.py), and looking for what they are of lets
+    others in between: nobody's request waits for a thousand of another's.
 """
 
 import sqlite3
@@ -12,8 +14,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
-from ampd.core.lists import Lists
-from ampd.core.reading import Full
+from ampd.core.lists import Lists, Summary
+from ampd.core.reading import Full, find_all
 from ampd.core.receipts import note_local, queue_receipts, receipt_for
 from ampd.model.errors import Refused, StorageError
 from ampd.model.message import Message, digest, id_text
@@ -35,8 +37,7 @@ class Marks:
 
     async def set(self, agent: Agent, texts: Sequence[str], state: State) -> list[str]:
         """Mark messages of the mailbox (W1-W3); the ids that were marked."""
-        seqs = [self._lists.find(agent, text) for text in texts]
-        return await self._set(agent, seqs, state)
+        return await self._in_turns(agent, await find_all(self._lists, agent, texts), state)
 
     async def set_all(self, agent: Agent, state: State) -> list[str]:
         """Mark everything in the inbox, some at a time, so that others get their turn."""
@@ -45,7 +46,9 @@ class Marks:
             " WHERE a.key=? AND b.state<2 ORDER BY b.number",
             (agent.key,),
         ).fetchall()
-        seqs = [row[0] for row in rows]
+        return await self._in_turns(agent, [row[0] for row in rows], state)
+
+    async def _in_turns(self, agent: Agent, seqs: Sequence[int], state: State) -> list[str]:
         done = []
         for start in range(0, len(seqs), _AT_ONCE):
             done += await self._set(agent, seqs[start : start + _AT_ONCE], state)
@@ -53,7 +56,11 @@ class Marks:
 
     async def shown(self, agent: Agent, messages: Sequence[Full]) -> None:
         """What was shown is read, if nobody has marked it since; its sender is told."""
-        seqs = [each.summary.seq for each in messages if each.summary.state == "unread"]
+        await self.seen(agent, [each.summary for each in messages])
+
+    async def seen(self, agent: Agent, summaries: Sequence[Summary]) -> None:
+        """The same, when only their summaries are still there."""
+        seqs = [each.seq for each in summaries if each.state == "unread"]
         if seqs:
             await self._set(agent, seqs, State.READ, only_unread=True)
 
@@ -83,7 +90,8 @@ class Marks:
                 tx.append(Marked(agent.key, tuple(numbers), int(state), tx.now))
             return done
 
-        return await self._store.write(work, urgent=True)
+        async with self._store.turns.of(agent.key, len(seqs)):
+            return await self._store.write(work, urgent=True)
 
     def _tell_sender(
         self,
@@ -115,7 +123,7 @@ class Marks:
 
     async def delete(self, agent: Agent, texts: Sequence[str]) -> list[str]:
         """Take messages out of the mailbox; their bytes go with the next compaction."""
-        seqs = [self._lists.find(agent, text) for text in texts]
+        seqs = await find_all(self._lists, agent, texts)
 
         def work(tx: Transaction) -> list[str]:
             done = []
@@ -141,7 +149,8 @@ class Marks:
                 done.append(id_text(row["id"]))
             return done
 
-        return await self._store.write(work, urgent=True)
+        async with self._store.turns.of(agent.key, len(seqs)):
+            return await self._store.write(work, urgent=True)
 
     def _digest(self, tx: Transaction, seq: int) -> bytes:
         """Of the signed bytes that go; b"" if a damage took them before (W4)."""

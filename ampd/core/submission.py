@@ -10,6 +10,7 @@ U5  A message with a recipient that cannot be resolved is refused whole, and not
 U6  An id that the caller gave is that of one message of this agent: sending the same again gives
     the first answer, for as long as the message or a mark of it is there; anything else under
     this id is refused, code conflict.
+U7  An agent's sends have their turns (storage/turns.py): nobody's wait for all of another's.
 """
 
 import json
@@ -18,7 +19,8 @@ from dataclasses import field
 from typing import Final
 
 from ampd.core.agents import Agent, Agents
-from ampd.core.contacts import Contacts, Target, read_card
+from ampd.core.cards import read_card
+from ampd.core.contacts import Contacts, Target
 from ampd.core.recipients import Recipients
 from ampd.crypto.keys import random_bytes, seal, seal_to_signer
 from ampd.model.card import mailbox_of
@@ -39,11 +41,13 @@ from ampd.model.values import value
 from ampd.storage.index import read_payload
 from ampd.storage.records import Contact, Kept, Queued, State
 from ampd.storage.store import MAX_BATCH, Store, Transaction
+from ampd.storage.turns import AT_ONCE
 from ampd.storage.view import Reader
 
 EXPIRES_AFTER: Final = 30 * 86_400_000
 LONGEST_EXPIRY: Final = 30 * 86_400_000  # the mark as seen is kept 31 days
 REPEAT_WITHIN: Final = 7 * 86_400_000  # U4
+MOST_AT_ONCE: Final = AT_ONCE  # sends in one work: as many as an agent may have at the store
 _MAX_KEY: Final = 200
 
 
@@ -119,14 +123,17 @@ class Submission:
         self._unsettled: dict[int, Message] = {}  # under ids that callers gave (U6)
 
     async def send(self, agent: Agent, draft: Draft) -> Sent:
-        """Send one draft (U1-U6)."""
+        """Send one draft (U1-U7)."""
         prepared = self.prepare(agent, draft)
-        return await self._store.write(prepared)
+        async with self._store.turns.of(agent.key):
+            return await self._store.write(prepared)
 
     async def send_many(
-        self, prepared: Sequence[Callable[[Transaction], Sent]]
+        self, agent: Agent, prepared: Sequence[Callable[[Transaction], Sent]]
     ) -> list[Sent | Refused]:
-        """Send what `prepare` made, in order, under one sync; each is sent or refused alone."""
+        """Send what `prepare` made of one agent, in order, under one sync; each is sent or refused
+        alone. MOST_AT_ONCE of them at the most (U7).
+        """
 
         def work(tx: Transaction) -> list[Sent | Refused]:
             answers: list[Sent | Refused] = []
@@ -137,7 +144,8 @@ class Submission:
                     answers.append(exc)
             return answers
 
-        return await self._store.write(work)
+        async with self._store.turns.of(agent.key, len(prepared)):
+            return await self._store.write(work)
 
     def knows(self, draft: Draft) -> bool:
         """Whether every recipient can be resolved now."""
@@ -169,6 +177,9 @@ class Submission:
                 f"a subject of {len(draft.subject)} characters, over {MAX_SUBJECT}",
                 code="too_large", hint="put the rest into the body",
             )  # fmt: skip
+        length = len(draft.text) + len(draft.payload or "") + len(draft.context or "")
+        if length > self.message_bytes:  # in characters; better known before it is signed
+            raise self._too_large(f"a message of more than {self.message_bytes} bytes")
         if draft.priority not in PRIORITIES:
             raise Invalid(f"priority {draft.priority!r}", hint="use " + ", ".join(PRIORITIES))
         if not 0 < draft.expires_in <= LONGEST_EXPIRY:
@@ -180,6 +191,10 @@ class Submission:
         _no_surrogates(
             draft.subject, draft.text, draft.type, draft.payload, draft.context, draft.key
         )
+
+    def _too_large(self, what: str) -> Refused:
+        hint = "send less, or raise limits.message_bytes on both nodes"
+        return Refused(what, code="too_large", hint=hint)
 
     def _targets(self, draft: Draft) -> list[Target]:
         return self._recipients.targets(draft.to, draft.in_reply_to)
@@ -195,10 +210,7 @@ class Submission:
         payload = message.to_bytes()
         signed = agent.keys.signing.sign1(MESSAGE_CONTEXT, payload)
         if len(signed) > self.message_bytes:
-            raise Refused(
-                f"a message of {len(signed)} bytes, over {self.message_bytes}", code="too_large",
-                hint="send less, or raise limits.message_bytes on both nodes",
-            )  # fmt: skip
+            raise self._too_large(f"a message of {len(signed)} bytes, over {self.message_bytes}")
         boxes = self._boxes(tx, message, agent, targets)
         letters = self._letters(tx, agent, message, targets, signed)
         kept = Kept(signed, tx.now, "local", True, agent.key, tuple(boxes), key=draft.key)

@@ -5,15 +5,16 @@
       together share one sync.
   Z3  A line over LINE_LIMIT is answered with an error and the connection closed (local.py, L1);
       so is an unfinished one, when all of them together are too much (line_budget.py).
-  Z4  A caller that does not read its answers for WRITE_WITHIN seconds is gone.
-  Z7  What was read when the daemon is told to stop is carried out and answered, within
-      FINISH_WITHIN seconds: nobody's message is kept without a word to its sender.
+  Z7  What was read when the daemon is told to stop is carried out and answered: nobody's message
+      is kept without a word to its sender. What was not begun BEGIN_WITHIN seconds later is
+      refused, and what is not done after FINISH_WITHIN seconds is cut off.
 
-Not here: who may connect (local_socket.py), what is pushed (subscriptions.py), what a method does
+Not here: who may connect (local_socket.py), how answers are written (answers.py), what one agent
+may take of this node (shares.py), what is pushed (subscriptions.py), what a method does
 (methods.py), what both ends must know (protocol/local.py).
 """
 
-import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -22,13 +23,14 @@ import trio
 
 from ampd.core.submission import Sent
 from ampd.edge import documents
+from ampd.edge.answers import Answers, Batch
 from ampd.edge.bugs import BugError, contained
 from ampd.edge.json_rpc import Answer, Request, application_error, checked, error, read, result
-from ampd.edge.line_budget import LineBudget
 from ampd.edge.methods import Caller, Methods, Rooms
 from ampd.edge.params import Params
+from ampd.edge.sends import Prepared, Sends
 from ampd.edge.subscriptions import Subscriptions
-from ampd.model.errors import AmpdError, Invalid, Unavailable
+from ampd.model.errors import AmpdError, Invalid, Refused, Unavailable
 from ampd.protocol.local import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -36,13 +38,13 @@ from ampd.protocol.local import (
     METHOD_NOT_FOUND,
     PARSE_ERROR,
 )
-from ampd.storage.store import Transaction
 
-WRITE_WITHIN: Final = 30.0  # seconds; then a reader that does not read is gone
+BEGIN_WITHIN: Final = 0.7  # seconds; some 1,000 sends, and time to refuse the rest
 FINISH_WITHIN: Final = 1.5  # seconds; the whole daemon ends within 3
 MAX_BATCH: Final = 1000  # requests in one array
 MAX_WAITS: Final = 64  # requests of one connection that wait at the same time
 _READ: Final = 65536
+_LONG: Final = _READ  # bytes; a line that is longer may take the loop for a while
 
 
 class Connection:
@@ -54,19 +56,24 @@ class Connection:
         rooms: Rooms,
         methods: Methods,
         caller: Caller,
-        budget: LineBudget,
     ) -> None:
         self._stream = stream
-        self._budget = budget
+        self._shares = methods.shares
+        self._budget = methods.shares.lines
         self._reading = trio.CancelScope()
         self._rooms = rooms
         self._methods = methods
         self._caller = caller
-        self._writing = trio.Lock()
-        self._subscriptions = Subscriptions(rooms, self._write, stream.aclose)
+        self._answers = Answers(stream, methods.shares.answers, caller.bound)
+        self._write = self._answers.write
+        self._subscriptions = Subscriptions(
+            rooms, self._answers.write_text, stream.aclose, methods.shares
+        )
         self._nursery: trio.Nursery
         self._waits = 0
         self._work = trio.CancelScope()
+        self._beginning = trio.CancelScope()
+        self._begin_by = math.inf
         self._over = False
 
     async def refuse(self, exc: AmpdError) -> None:
@@ -84,11 +91,13 @@ class Connection:
             pass  # the caller is gone: there is nobody to tell
 
     async def _hurry(self) -> None:
-        """When it is over, what is being carried out has FINISH_WITHIN seconds (Z7)."""
+        """When it is over, what is being carried out has so much time left (Z7)."""
         try:
             await trio.sleep_forever()
         finally:
-            self._work.deadline = trio.current_time() + FINISH_WITHIN
+            now = trio.current_time()
+            self._work.deadline = now + FINISH_WITHIN
+            self._begin_by = self._beginning.deadline = now + BEGIN_WITHIN
 
     async def _read(self) -> None:
         give_up = self._reading.cancel
@@ -124,13 +133,6 @@ class Connection:
         text = f"a line of more than {LINE_LIMIT} bytes"
         await self._write(error(None, INVALID_REQUEST, text, {"code": "too_large"}))
 
-    async def _write(self, *documents_: object) -> None:
-        """One line each, in one piece: many answers wake their reader once."""
-        lines = [json.dumps(document, separators=(",", ":")) + "\n" for document in documents_]
-        async with self._writing:
-            with trio.fail_after(WRITE_WITHIN):
-                await self._stream.send_all("".join(lines).encode())
-
     async def _take(self, lines: list[bytearray]) -> None:
         """Carry out what came in one piece; stopping does not cut it off (Z7)."""
         with trio.CancelScope(shield=True) as self._work:
@@ -138,7 +140,7 @@ class Connection:
 
     async def _each(self, lines: list[bytearray]) -> None:
         """Sends that stand together share one sync."""
-        group = _Sends(self)
+        group = Sends(self, self._say)
         for line in lines:
             if self._over:
                 return
@@ -149,17 +151,28 @@ class Connection:
                 await self._line(line, group)
         await group.flush()
 
-    async def _line(self, line: bytearray, group: "_Sends") -> None:
+    async def _say(self, answers: list[Answer]) -> None:
+        await self._write(*answers)
+
+    async def _long(self, line: bytearray) -> Any:
+        """What a long line says (shares.py, SH2)."""
+        async with self._shares.long_line(self._caller.bound or self._caller.acting):
+            return read(line)
+
+    async def _line(self, line: bytearray, group: Sends) -> None:
         try:
-            document = read(line)
+            document = read(line) if len(line) <= _LONG else await self._long(line)
         except Invalid as exc:
             await group.flush()
-            await self._write(error(None, PARSE_ERROR, str(exc)))
+            refused = error(None, PARSE_ERROR, str(exc))
+            if exc.code != "invalid":
+                refused = application_error(None, exc)
+            await self._write(refused)
             return
         if isinstance(document, list):
             await group.flush()
             await self._batch(document)
-        elif not group.add(document):
+        elif self._is_late() or not await group.add(document):
             await group.flush()
             request = checked(document)
             if isinstance(request, Request) and _waits(request):
@@ -173,57 +186,84 @@ class Connection:
             text = f"a batch holds 1 to {MAX_BATCH} requests"
             await self._write(error(None, INVALID_REQUEST, text))
             return
-        answers: list[Answer] = []
+        answers = self._answers.batch()
+        try:
+            waiting = await self._gather(requests, answers)
+            if waiting:
+                self._start_waiting(waiting, answers)
+            else:
+                await answers.write(array=True)
+        except BaseException:
+            answers.drop()
+            raise
+
+    async def _gather(self, requests: list[Any], answers: Batch) -> list[Request]:
+        """Carry out a batch but for those that wait, which it returns."""
         waiting: list[Request] = []
-        group = _Sends(self, answers)
+
+        async def say(said: list[Answer]) -> None:
+            for answer in said:
+                answers.add(answer)
+
+        group = Sends(self, say)
         for document in requests:
             if self._over:
                 break
-            if group.add(document):
+            if not (answers.is_full or self._is_late()) and await group.add(document):
                 continue
             await group.flush()
+            await trio.lowlevel.checkpoint()  # lists and the like have none of their own
             request = checked(document)
-            if isinstance(request, Request) and _waits(request):
+            if answers.is_full and isinstance(request, Request) and not request.is_notification:
+                answers.add(application_error(request.id, _too_much()))
+            elif isinstance(request, Request) and _waits(request):
                 waiting.append(request)
             elif (answer := await self._answer(request)) is not None:
-                answers.append(answer)
+                answers.add(answer)
         await group.flush()
-        if waiting:
-            self._start_waiting(waiting, answers)
-        elif answers:
-            await self._write(answers)
+        return waiting
 
-    def _start_waiting(self, requests: list[Request], batch: list[Answer] | None) -> None:
+    def _start_waiting(self, requests: list[Request], batch: Batch | None) -> None:
         """Carry out requests that wait, beside what comes after them (Z2).
 
         `batch` has the answers of the rest of their batch; None if they are in none.
         """
-        caller = replace(self._caller)
+        caller = replace(self._caller, handed=[])
         self._nursery.start_soon(self._wait_for, requests, batch, caller)
 
-    async def _wait_for(
-        self, requests: list[Request], batch: list[Answer] | None, caller: Caller
-    ) -> None:
-        answers = [] if batch is None else batch
+    async def _wait_for(self, requests: list[Request], batch: Batch | None, caller: Caller) -> None:
+        answers = batch or self._answers.batch()
+        try:
+            await self._wait_for_each(requests, answers, caller)
+            if await answers.write(array=batch is not None):
+                await self._methods.waiting.taken(caller.handed)
+        finally:
+            self._methods.waiting.over(caller.handed)
+            answers.drop()
 
+    async def _wait_for_each(self, requests: list[Request], answers: Batch, who: Caller) -> None:
         async def one(request: Request) -> None:
-            answer = await self._answer(request, caller)
-            if answer is not None:
-                answers.append(answer)
+            mine = replace(who, handed=[])
+            answer = await self._answer(request, mine)
+            if answer is None:  # nobody is told: nothing is marked
+                self._methods.waiting.over(mine.handed)
+            else:
+                answers.add(answer)
+                who.handed += mine.handed
 
         if self._waits + len(requests) > MAX_WAITS:
             full = Unavailable("too many requests wait on this connection", code="rate_limited")
-            answers += [application_error(r.id, full) for r in requests if not r.is_notification]
-        else:
-            self._waits += len(requests)
-            try:
-                async with trio.open_nursery() as nursery:
-                    for request in requests:
-                        nursery.start_soon(one, request)
-            finally:
-                self._waits -= len(requests)
-        if answers:
-            await self._write(answers[0] if batch is None else answers)
+            for request in requests:
+                if not request.is_notification:
+                    answers.add(application_error(request.id, full))
+            return
+        self._waits += len(requests)
+        try:
+            async with trio.open_nursery() as nursery:
+                for request in requests:
+                    nursery.start_soon(one, request)
+        finally:
+            self._waits -= len(requests)
 
     async def _answer(
         self, request: Request | Answer, caller: Caller | None = None
@@ -234,7 +274,13 @@ class Connection:
         answer = await self._carry_out(request, caller or self._caller)
         return None if request.is_notification else answer
 
+    def _is_late(self) -> bool:
+        """Whether the daemon is told to stop, and nothing new is begun (Z7)."""
+        return self._begin_by < math.inf and trio.current_time() >= self._begin_by
+
     async def _carry_out(self, request: Request, caller: Caller) -> Answer:
+        if self._is_late():
+            return application_error(request.id, _stopping())
         try:
             with contained(request.method):
                 return result(request.id, await self._call(request, caller))
@@ -253,6 +299,8 @@ class Connection:
         if method not in self._methods.table and method not in _HERE:
             raise _NoMethodError(method)
         caller.may(method)
+        if method in _SEES_MARKS:
+            await self._methods.settled(caller)
         if method == "inbox.subscribe":
             agent, after = self._methods.agent(caller), params.whole("after")
             params.done()
@@ -265,30 +313,30 @@ class Connection:
 
     # --- sends that share a sync ----------------------------------------------------------
 
-    def prepare(self, request: Request) -> Callable[[Transaction], Sent]:
+    def prepare(self, request: Request) -> Prepared:
         """The work of one `message.send`; raises what is wrong with it."""
         with contained(request.method):
             agent = self._methods.agent(self._caller)
             draft = self._methods.draft(Params(request.params), agent)
             return self._rooms.submission.prepare(agent, draft)
 
-    async def send_all(self, works: list[Callable[[Transaction], Sent]]) -> list[Sent | AmpdError]:
-        """What became of each, under one sync."""
+    async def send_all(self, works: list[Prepared]) -> list[Sent | AmpdError]:
+        """What became of each, under one sync; refused if their turn does not come (Z7)."""
         try:
-            with contained("message.send"):
-                return [*await self._rooms.submission.send_many(works)]
+            with contained("message.send"), trio.CancelScope(deadline=self._begin_by) as begin:
+                self._beginning = begin
+                agent = self._methods.agent(self._caller)
+                return [*await self._rooms.submission.send_many(agent, works)]
         except AmpdError as exc:
             return [exc] * len(works)
-
-    async def say(self, said: list[Answer], answers: list[Answer] | None) -> None:
-        """Into the answers of a batch, or onto the wire."""
-        if answers is not None:
-            answers += said
-        elif said:
-            await self._write(*said)
+        return [_stopping()] * len(works)
 
 
 _HERE: Final = frozenset(("inbox.subscribe", "inbox.unsubscribe"))
+
+
+# What would be answered otherwise, or undone, if a mark came late (waiting.py, Y5).
+_SEES_MARKS: Final = frozenset(("message.wait", "message.list", "message.get", "message.mark"))
 
 
 class _NoMethodError(AmpdError):
@@ -306,38 +354,12 @@ def _waits(request: Request) -> bool:
     )
 
 
-class _Sends:
-    """Requests of `message.send` that came together: prepared one by one, kept under one sync."""
+def _stopping() -> Unavailable:
+    return Unavailable("the daemon is stopping: this was not begun", hint="ask again when it runs")
 
-    def __init__(self, connection: Connection, answers: list[Answer] | None = None) -> None:
-        self._connection = connection
-        self._answers = answers
-        self._works: list[tuple[Request, Callable[[Transaction], Sent]]] = []
 
-    def add(self, document: object) -> bool:
-        """Whether it was a send that can share; anything else is for the caller to carry out."""
-        if not isinstance(document, dict) or document.get("method") != "message.send":
-            return False
-        request = checked(document)
-        if not isinstance(request, Request):
-            return False
-        try:
-            self._works.append((request, self._connection.prepare(request)))
-        except AmpdError:
-            return False  # the ordinary way finds the same, and says it
-        return True
-
-    async def flush(self) -> None:
-        """Keep what was prepared, and answer."""
-        if not self._works:
-            return
-        works, self._works = self._works, []
-        found = await self._connection.send_all([work for _, work in works])
-        said = [
-            result(request.id, documents.sent(sent))
-            if isinstance(sent, Sent)
-            else application_error(request.id, sent)
-            for (request, _), sent in zip(works, found, strict=True)
-            if not request.is_notification
-        ]
-        await self._connection.say(said, self._answers)
+def _too_much() -> Refused:
+    return Refused(
+        "the answers to this batch are too large: this was not begun",
+        code="too_large", hint="ask for the rest in another batch",
+    )  # fmt: skip

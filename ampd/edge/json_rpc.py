@@ -4,6 +4,7 @@ https://www.jsonrpc.org/specification; the JSON itself is held to core/json_text
 a connection does with a request (connection.py), what a method does (methods.py).
 """
 
+import re
 from typing import Any, Final
 
 from ampd.core import json_text
@@ -14,6 +15,9 @@ from ampd.protocol.raw_json import MAX_DEPTH
 
 Answer = dict[str, Any]
 
+MAX_NESTED: Final = 200_000  # more than a payload at its limit has; they take 0.15 s to read
+_MAX_QUOTES: Final = 100_000  # beyond that it is no long text that has so many brackets
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _DEPTH: Final = MAX_DEPTH + 4  # a payload at its limit, in a request, in a batch
 
 
@@ -28,12 +32,28 @@ class Request:
 
 
 def read(line: bytes | bytearray) -> Any:
-    """The document on one line, or Invalid."""
+    """The document on one line, or Invalid; too_large if it is MAX_NESTED arrays and objects."""
+    if len(line) > MAX_NESTED and _is_too_nested(line):
+        raise Invalid(
+            f"more than {MAX_NESTED} arrays and objects on one line",
+            code="too_large", hint="send less in one message, or fewer requests in one batch",
+        )  # fmt: skip
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise Invalid(f"not JSON: {exc.reason} at byte {exc.start}") from None
     return json_text.to_value(text, _DEPTH)
+
+
+def _is_too_nested(line: bytes | bytearray) -> bool:
+    """Brackets within texts do not count."""
+    return _nested(line) > MAX_NESTED and (
+        line.count(b'"') > _MAX_QUOTES or _nested(_STRINGS.sub(b"", line)) > MAX_NESTED
+    )
+
+
+def _nested(line: bytes | bytearray) -> int:
+    return line.count(b"{") + line.count(b"[")
 
 
 def checked(document: object) -> Request | Answer:

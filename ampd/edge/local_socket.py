@@ -22,7 +22,6 @@ import trio
 
 from ampd.crypto.keyfiles import make_folder
 from ampd.edge.connection import Connection
-from ampd.edge.line_budget import LineBudget
 from ampd.edge.methods import Caller, Methods, Rooms
 from ampd.model.errors import Invalid, Refused, Unavailable
 from ampd.protocol.local import socket_path_limit
@@ -44,7 +43,6 @@ class LocalSocket:
         self._scopes: dict[str, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._connections: Counter[str] = Counter()
-        self._unfinished = LineBudget()
 
     async def serve(
         self,
@@ -110,9 +108,7 @@ class LocalSocket:
         try:
             async with stream:
                 caller = Caller(bound)
-                connection = Connection(
-                    stream, self._rooms, self._methods, caller, self._unfinished
-                )
+                connection = Connection(stream, self._rooms, self._methods, caller)
                 if not is_ours(stream):
                     await connection.refuse(Refused("this node belongs to another user"))
                 elif self._full(bound):

@@ -10,7 +10,7 @@ Not here: connections and lines (connection.py), subscriptions (subscriptions.py
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -26,7 +26,7 @@ from ampd.core.flagging import Flagging
 from ampd.core.foreign import Foreign
 from ampd.core.lists import Filter, Listing, Lists
 from ampd.core.marks import Marks
-from ampd.core.reading import Full, Reading
+from ampd.core.reading import Reading
 from ampd.core.relays import Relays
 from ampd.core.submission import EXPIRES_AFTER, Draft, Submission
 from ampd.core.tracking import Tracking
@@ -37,14 +37,15 @@ from ampd.edge.params import Params
 from ampd.edge.peer_state import PeerState
 from ampd.edge.provider_methods import ProviderMethods, Providers
 from ampd.edge.relay_methods import RelayMethods
-from ampd.model.errors import AmpdError, Invalid, Refused
+from ampd.edge.shares import Shares
+from ampd.edge.waiting import Handed, Waiting
+from ampd.model.errors import Invalid, Refused
 from ampd.model.message import id_from_text
 from ampd.model.values import value
 from ampd.protocol.local import PROTOCOL
 from ampd.storage.records import State
 from ampd.storage.store import Store
 
-LONGEST_WAIT: Final = 86_400.0
 Method = Callable[["Caller", Params], Awaitable[Document]]
 
 # What a program on an agent's own socket may ask (Y2).
@@ -65,6 +66,7 @@ class Caller:
 
     bound: str = ""  # the agent whose own socket this is
     acting: str = ""  # the agent that system.hello named
+    handed: list[Handed] = field(default_factory=list)  # what is marked when it was written (Y4)
 
     def may(self, method: str) -> None:
         """Refused if this caller may not ask `method`."""
@@ -108,6 +110,8 @@ class Methods:
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
+        self.shares = Shares()
+        self.waiting = Waiting(rooms.store, rooms.lists, rooms.reading, rooms.marks, self.shares)
         self.table: dict[str, Method] = {
             "system.hello": self._hello,
             "system.status": self._status,
@@ -153,6 +157,11 @@ class Methods:
             f"several agents live here: {listed}", code="ambiguous",
             hint="say which: amp --agent NAME, or export AMP_AGENT=NAME for every command",
         )  # fmt: skip
+
+    async def settled(self, caller: Caller) -> None:
+        """What a caller asks now finds what it was told before (waiting.py, Y5)."""
+        if self.waiting.has_handed:
+            await self.waiting.settled(self.agent(caller))
 
     def _whoami(self, agent: Agent) -> Document:
         return documents.whoami(agent, self._rooms.socket_of(agent.name))
@@ -290,10 +299,13 @@ class Methods:
             after=params.message("after"),
         )
         params.done()
-        return await self._listed(agent, self._rooms.lists.listing(agent, wanted))
+        return await self._listed(agent, lambda: self._rooms.lists.listing(agent, wanted))
 
-    async def _listed(self, agent: Agent, listing: Listing) -> Document:
-        return documents.inbox(agent, listing, await self._rooms.flagging.of(listing.messages))
+    async def _listed(self, agent: Agent, look: Callable[[], Listing]) -> Document:
+        async with self.shares.readers(agent.name):
+            listing = look()
+            flags = await self._rooms.flagging.of(listing.messages)
+        return documents.inbox(agent, listing, flags)
 
     def _thread_id(self, agent: Agent, text: str) -> bytes:
         try:
@@ -307,9 +319,10 @@ class Methods:
         agent = self.agent(caller)
         ids, peek, raw = params.messages(), params.flag("peek"), params.flag("raw")
         params.done()
-        found = self._rooms.reading.get(agent, ids)
-        if not peek:
-            await self._rooms.marks.shown(agent, found)
+        async with self.shares.readers(agent.name):
+            found = await self._rooms.reading.get(agent, ids)
+            if not peek:
+                await self._rooms.marks.shown(agent, found)
         return {"messages": [documents.message(each, raw=raw) for each in found]}
 
     async def _ack(self, caller: Caller, params: Params) -> Document:
@@ -337,7 +350,7 @@ class Methods:
     async def _thread(self, caller: Caller, params: Params) -> Document:
         agent, text = self.agent(caller), params.message("id")
         params.done()
-        return await self._listed(agent, self._rooms.lists.thread(agent, text))
+        return await self._listed(agent, lambda: self._rooms.lists.thread(agent, text))
 
     async def _message_status(self, caller: Caller, params: Params) -> Document:
         agent, text, proof = self.agent(caller), params.message("id"), params.flag("proof")
@@ -353,8 +366,7 @@ class Methods:
         return documents.trace(*self._rooms.tracking.trace(agent, text))
 
     async def _wait(self, caller: Caller, params: Params) -> Document:
-        agent = self.agent(caller)
-        thread, after = params.message("thread"), params.message("after")
+        agent, thread, after = self.agent(caller), params.message("thread"), params.message("after")
         wanted = Filter(
             unread=not after,
             sender=params.sender("from"),
@@ -363,21 +375,9 @@ class Methods:
             after=after or "0",
             oldest=True,
         )
-        timeout = params.seconds("timeout_s")
+        timeout, peek = params.seconds("timeout_s"), params.flag("peek")
         params.done()
-        with trio.move_on_after(LONGEST_WAIT if timeout is None else timeout):
-            found = await self._first(agent, wanted)
-            await self._rooms.marks.shown(agent, [found])
-            return {"messages": [documents.message(found)]}
-        raise AmpdError("no message came in time", code="timeout")
-
-    async def _first(self, agent: Agent, wanted: Filter) -> Full:
-        while True:
-            changed = self._rooms.store.changed(("box", agent.key))
-            found = self._rooms.lists.listing(agent, wanted).messages
-            if found:
-                return self._rooms.reading.full(agent, found[0].seq)
-            await changed.wait()
+        return await self.waiting.wait(agent, wanted, timeout, None if peek else caller.handed)
 
     # --- others ---------------------------------------------------------------------------
 

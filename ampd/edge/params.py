@@ -4,11 +4,13 @@ JSON from a local program may hold anything: what is missing, of another type, o
 named in the error, and nothing was done.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from ampd.core import json_text
 from ampd.model.address import Address, check_name
 from ampd.model.errors import Invalid
+
+MAX_MESSAGES: Final = 1000  # as many as one list has (core/lists.py)
 
 
 class Params:
@@ -81,13 +83,18 @@ class Params:
         return [_sendable(item, name) for item in value]
 
     def messages(self, name: str = "ids") -> list[str]:
-        """An array of ids or numbers of messages."""
+        """An array of ids or numbers of messages, each once; at most MAX_MESSAGES."""
         value = self._left.pop(name, None)
         if isinstance(value, (str, int)) and not isinstance(value, bool):
             value = [value]
         if not isinstance(value, list) or not value:
             raise Invalid(f"{name} must be an array of message ids")
-        return [_one_message(item, name) for item in value]
+        if len(value) > MAX_MESSAGES:
+            raise Invalid(
+                f"{len(value)} messages in one request, over {MAX_MESSAGES}",
+                code="too_large", hint=f"name {MAX_MESSAGES} at a time",
+            )  # fmt: skip
+        return list(dict.fromkeys(_one_message(item, name) for item in value))
 
     def message(self, name: str) -> str:
         """The id or the number of one message; "" where it is missing."""

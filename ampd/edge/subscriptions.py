@@ -9,17 +9,19 @@ S3  A message that cannot be shown hides no other.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from ampd.core.agents import Agent
 from ampd.core.lists import Filter
 from ampd.edge import documents
+from ampd.edge.answers import as_text
 from ampd.edge.bugs import contained
 from ampd.edge.documents import Document
 from ampd.edge.json_rpc import application_error, notification
 from ampd.edge.methods import Rooms
+from ampd.edge.shares import Shares
 from ampd.model.errors import AmpdError, Invalid, Unavailable
 
 MAX_SUBSCRIPTIONS: Final = 64  # of one connection: more agents than one program acts for
@@ -34,10 +36,12 @@ class Subscriptions:
     def __init__(
         self,
         rooms: Rooms,
-        write: Callable[[Any], Awaitable[None]],
+        write: Callable[[str], Awaitable[None]],
         hang_up: Callable[[], Awaitable[None]],
+        shares: Shares,
     ) -> None:
         self._rooms = rooms
+        self._shares = shares
         self._write = write
         self._hang_up = hang_up
         self._scopes: dict[str, trio.CancelScope] = {}
@@ -84,7 +88,7 @@ class Subscriptions:
         for exc in group.exceptions:
             if isinstance(exc, AmpdError):
                 log.warning("a subscription ended", extra={"agent": agent.name, "why": str(exc)})
-                await self._write(application_error(None, exc))
+                await self._write(as_text(application_error(None, exc)))
         await self._hang_up()
 
     async def _push_mail(self, agent: Agent, number: int) -> None:
@@ -96,14 +100,19 @@ class Subscriptions:
             for summary in found:
                 number = summary.number or number
                 try:
-                    with contained("message.new"):
-                        params = documents.message(self._rooms.reading.full(agent, summary.seq))
+                    async with self._shares.readers(agent.name):
+                        line = self._new(agent, summary.seq)
                 except AmpdError as exc:  # S3
                     log.warning("a message is not shown", extra={"id": summary.id, "why": str(exc)})
                     continue
-                await self._write(notification("message.new", params))
+                await self._write(line)
             if not found:
                 await changed.wait()
+
+    def _new(self, agent: Agent, seq: int) -> str:
+        with contained("message.new"):
+            params = documents.message(self._rooms.reading.full(agent, seq))
+        return as_text(notification("message.new", params))
 
     async def _push_status(self, agent: Agent, cursor: int) -> None:
         while True:
@@ -113,6 +122,6 @@ class Subscriptions:
                 cursor, moved = self._rooms.tracking.changed(agent, cursor)
                 found = [documents.delivery(*state) for state in moved]
             for params in found:
-                await self._write(notification("message.status", params))
+                await self._write(as_text(notification("message.status", params)))
             if cursor == before:
                 await changed.wait()

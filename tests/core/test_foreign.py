@@ -49,7 +49,7 @@ async def refused(code, call, *arguments):
 
 async def test_what_came_is_shown_as_it_came(node, alice, foreign):
     assert await foreign.take_in(letter(alice)) == [(alice, True)]
-    (full,) = node.reading.get(alice, ["1"])
+    (full,) = await node.reading.get(alice, ["1"])
     summary = full.summary
     assert (full.body, full.payload, full.context) == ("hello", '{"amount":1.50}', '{"amp":{}}')
     assert (summary.sender, summary.subject, summary.type, summary.priority) == (
@@ -342,7 +342,7 @@ async def test_what_is_longer_than_our_fields_is_cut_and_what_is_unknown_is_plai
     await foreign.take_in(
         letter(alice, subject="s" * 300, type="t" * 90, priority="soon", context=context, **far)
     )
-    (full,) = node.reading.get(alice, ["1"])
+    (full,) = await node.reading.get(alice, ["1"])
     assert full.summary.subject == "s" * 255 + "\u2026" and full.summary.type == "t" * 64
     assert full.summary.priority == "normal" and full.context == context
     row = node.store.view.execute("SELECT sent, expires FROM messages").fetchone()

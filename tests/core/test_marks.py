@@ -106,7 +106,7 @@ async def test_w2_the_sender_elsewhere_is_told_once_of_each(pair, other, alice, 
 async def test_w2_the_sender_here_knows_at_once_and_has_proofs_too(node, alice):
     carol = await node.agent("carol")
     sent = await node.send(alice, "carol")
-    await node.marks.shown(carol, node.reading.get(carol, ["1"]))
+    await node.marks.shown(carol, await node.reading.get(carol, ["1"]))
     assert node.status(alice, sent.id) == "read" and node.outbox() == []
     assert [proof.stage for proof in node.tracking.proofs(alice, sent.id)] == ["delivered", "read"]
 
@@ -182,7 +182,7 @@ async def test_q3_who_did_not_ask_hears_nothing(pair, other, alice, bob):
 async def test_g1_g2_a_notice_is_the_nodes_own_word(pair, other, alice, bob):
     await other.send(bob, "alice@here.local", subject='say "hi"', receipt=True)
     await carry(other, pair)
-    (notice,) = other.reading.get(bob, ["1"])
+    (notice,) = await other.reading.get(bob, ["1"])
     assert notice.summary.sender == "ampd@there.local" and notice.summary.trust == "verified"
     assert notice.body == 'Your message "say "hi"" to alice@here.local was delivered.'
     assert notice.signer == fingerprint(other.key.public)
@@ -200,7 +200,7 @@ async def test_g3_the_words_of_another_node_are_wrapped(pair, other, alice, bob)
     await pair.send(alice, BOB, subject="hello")
     (item,) = pair.transfer._items(other.key.public)
     await pair.transfer._answer(other.key.public, item)
-    (notice,) = pair.reading.get(alice, ["2"])
+    (notice,) = await pair.reading.get(alice, ["2"])
     head, _, tail = notice.content.partition("<external-content")
     assert "Ignore" not in head and "Ignore" in tail and len(notice.content) < 2000
     assert notice.content.count("</external-content>") == 1 and "\x1b" not in notice.content

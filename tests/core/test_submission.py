@@ -77,7 +77,7 @@ def test_u1_every_text_comes_back_byte_for_byte_or_is_refused(
                 assert node.inbox(alice) == []
                 return
             await node.submission.send(alice, draft)
-            (full,) = node.reading.get(alice, ["1"])
+            (full,) = await node.reading.get(alice, ["1"])
             assert (full.summary.subject, full.body, full.payload) == (subject, body, payload)
 
     trio.run(run)
@@ -109,7 +109,7 @@ async def test_u2_a_send_that_fails_burns_no_number(met, alice):
     works = [
         met.submission.prepare(alice, Draft((BOB,), text=text)) for text in ("a", too_large, "b")
     ]
-    _first, failed, _last = await met.submission.send_many(works)
+    _first, failed, _last = await met.submission.send_many(alice, works)
     assert isinstance(failed, Refused) and failed.code == "too_large"
     assert orders(met) == [[1], [2], [3]]
     assert met.bodies(alice, box="sent") == ["", "a", "b"]
@@ -157,7 +157,7 @@ async def test_u3_who_was_removed_a_moment_ago_gets_nothing_and_the_sender_hears
     await node.agent("carol")
     work = node.submission.prepare(alice, Draft(("carol",)))
     await node.agents.remove("carol", purge=True)
-    (answer,) = await node.submission.send_many([work])
+    (answer,) = await node.submission.send_many(alice, [work])
     assert isinstance(answer, Refused) and answer.code == "recipient_unknown"
     assert node.inbox(alice, box="sent") == []
 
@@ -182,7 +182,7 @@ async def test_u4_also_at_the_same_time(met, alice):
         for _ in range(10):
             nursery.start_soon(send)
     works = [met.submission.prepare(alice, Draft((BOB,), key="k")) for _ in range(3)]
-    answers += await met.submission.send_many(works)
+    answers += await met.submission.send_many(alice, works)
     assert len({answer.id for answer in answers}) == 1 and len(answers) == 13
     assert len(met.inbox(alice)) == len(met.outbox()) == 1
 
@@ -243,7 +243,7 @@ async def test_u6_also_at_the_same_time_and_after_a_restart(tmp_path, clock):
     async with fakes.node(tmp_path, clock=clock) as node:
         alice = await node.agent("alice")
         works = [node.submission.prepare(alice, under()) for _ in range(4)]
-        answers += await node.submission.send_many(works)
+        answers += await node.submission.send_many(alice, works)
     async with fakes.node(tmp_path, clock=clock) as node:
         alice = node.agents.named("alice")
         answers.append(await node.submission.send(alice, under()))
@@ -254,7 +254,7 @@ async def test_u6_also_at_the_same_time_and_after_a_restart(tmp_path, clock):
 async def test_u6_others_in_the_same_moment_are_told_apart(node, alice):
     drafts = (under(), under(text="other"), under(bytes(16)), under())
     works = [node.submission.prepare(alice, each) for each in drafts]
-    first, conflict, second, again = await node.submission.send_many(works)
+    first, conflict, second, again = await node.submission.send_many(alice, works)
     assert first == again != second
     assert conflict.code == "conflict"
 
@@ -385,6 +385,6 @@ async def test_u5_what_cannot_be_sealed_leaves_nothing_of_its_message_in_a_group
 
     monkeypatch.setattr(submission, "seal", refuses)
     works = [met.submission.prepare(alice, Draft((BOB,), text="hello"))]
-    (answer,) = await met.submission.send_many(works)
+    (answer,) = await met.submission.send_many(alice, works)
     assert isinstance(answer, Refused)
     assert met.records() == before

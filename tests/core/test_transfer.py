@@ -260,7 +260,7 @@ async def test_d4_a_refusal_comes_back_with_its_reason(autojump_clock, running, 
         "event": "failed", "message": sent.id, "recipient": BOB,
         "reason": "bob does not want this",
     }  # fmt: skip
-    (notice,) = running.reading.get(alice, ["1"])
+    (notice,) = await running.reading.get(alice, ["1"])
     assert "bob does not want this" in notice.content and "hello" in notice.content
     assert (notice.summary.sender, notice.summary.trust) == ("ampd@here.local", "verified")
     assert notice.summary.in_reply_to == sent.id

@@ -10,7 +10,7 @@ import pytest
 import trio
 from edge.local_node import place
 
-from ampd.edge import connection, local_socket
+from ampd.edge import answers, connection, local_socket
 from ampd.model.errors import Invalid, StorageError
 from ampd.protocol.local import LINE_LIMIT
 
@@ -366,7 +366,7 @@ async def test_s1_a_subscription_ends_when_it_is_told_to_and_no_other_does(here)
 
 
 async def test_s2_z4_who_does_not_read_is_dropped_and_holds_up_nobody(here, monkeypatch):
-    monkeypatch.setattr(connection, "WRITE_WITHIN", 0.2)
+    monkeypatch.setattr(answers, "WRITE_WITHIN", 0.2)
     async with here.client() as deaf, here.client() as client:
         await deaf.get("inbox.subscribe")
         text = "x" * 60_000

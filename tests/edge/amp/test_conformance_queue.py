@@ -35,7 +35,7 @@ async def test_row_060_at_most_1000_messages_wait_for_an_agent(here, alice, bob)
     drafts = [Draft(to=("bob",), subject=str(n), text="x", expires_in=DAY) for n in range(999)]
     submission = here.rooms.submission
     carol = await here.node.agent("carol")
-    await submission.send_many([submission.prepare(carol, draft) for draft in drafts])
+    await submission.send_many(carol, [submission.prepare(carol, draft) for draft in drafts])
     assert (await alice.route(alice.message("bob", "the last"))).status == 200
     reply = await alice.route(alice.message("bob", "too many"))
     assert (reply.status, reply.json["error"]) == (507, "quota_exceeded")

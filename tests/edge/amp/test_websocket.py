@@ -241,7 +241,7 @@ async def test_rc2_the_sender_hears_that_it_was_read(tmp_path):
         alice = await here.connect("alice")
         bob = await here.gateway.node.agent("bob")
         sent = await here.gateway.send("alice", "bob")
-        full = here.gateway.node.reading.get(bob, ["1"])
+        full = await here.gateway.node.reading.get(bob, ["1"])
         await here.gateway.node.marks.shown(bob, full)
         told = await alice.hear()
         assert told == {
