@@ -1,7 +1,6 @@
 """The methods of the local socket about carriers: nodes, relays in use, and mail on a stick."""
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
@@ -84,6 +83,6 @@ class RelayMethods:
         params.done()
         try:
             items = [base64.b64decode(text, validate=True) for text in texts]
-        except binascii.Error as exc:
+        except ValueError as exc:  # binascii.Error, and what is not ASCII
             raise Invalid(f"items must be base64: {exc}") from None
         return asdict(await self._bundles.read(items))

@@ -276,3 +276,10 @@ async def test_y1_who_does_not_say_as_whom_hears_how(here):
         assert error["data"]["hint"] == (
             "say which: amp --agent NAME, or export AMP_AGENT=NAME for every command"
         )
+
+
+@pytest.mark.parametrize("item", ["ä", "====", "A", "\ud800"])
+async def test_a_bundle_that_is_no_base64_is_invalid(here, item, caplog):
+    async with here.client() as client:
+        assert await client.code("bundle.read", items=["AAAA", item]) == "invalid"
+    assert "bug" not in caplog.text
