@@ -187,15 +187,16 @@ class Connection:
             await self._write(error(None, INVALID_REQUEST, text))
             return
         answers = self._answers.batch()
+        waiting: list[Request] = []
         try:
             waiting = await self._gather(requests, answers)
-            if waiting:
-                self._start_waiting(waiting, answers)
-            else:
+            if not waiting:
                 await answers.write(array=True)
-        except BaseException:
-            answers.drop()
-            raise
+        finally:
+            if not waiting:
+                answers.drop()
+        if waiting:
+            self._start_waiting(waiting, answers)
 
     async def _gather(self, requests: list[Any], answers: Batch) -> list[Request]:
         """Carry out a batch but for those that wait, which it returns."""

@@ -20,7 +20,7 @@ import trio
 
 from ampd.edge.line_budget import LineBudget
 
-READERS: Final = 4  # some 16 MiB of texts each; what they wait for is a sync, and they share it
+READERS: Final = 2  # 16 MiB of texts each; one may wait for a sync while the other one reads
 
 
 class Shares:

@@ -2,7 +2,9 @@
 
 import fakes
 import pytest
+import trio
 from fakes import DAY, Lan, letter
+from trio.testing import wait_all_tasks_blocked
 
 from ampd.core.lists import State
 from ampd.crypto.keys import open1
@@ -140,6 +142,19 @@ async def test_w4_deleting_is_of_ones_own_copy(node, other, alice, bob):
     with pytest.raises(Refused) as found:
         await node.marks.delete(alice, [sent.id])
     assert found.value.code == "conflict", "it is still queued for bob"
+
+
+async def test_w5_one_agents_marks_wait_for_their_turn_and_for_no_other_agents(node, alice):
+    carol = await node.agent("carol")
+    for agent in (alice, carol):
+        await node.send(agent, agent.name)
+    async with trio.open_nursery() as nursery, node.store.turns.of(alice.key, 1000):
+        nursery.start_soon(node.marks.set, alice, ["1"], State.ACKED)
+        nursery.start_soon(node.marks.delete, alice, ["1"])
+        await wait_all_tasks_blocked()
+        assert len(await node.marks.set(carol, ["1"], State.ACKED)) == 1
+        assert [each.state for each in node.inbox(alice)] == ["unread"]
+    assert node.inbox(alice) == []
 
 
 async def test_q1_a_receipt_is_for_the_bytes_that_were_sent(pair, other, alice, bob):

@@ -13,8 +13,10 @@ from ampd.core import reading
 from ampd.edge import answers, connection, json_rpc
 from ampd.edge.line_budget import LineBudget
 from ampd.edge.params import MAX_MESSAGES
+from ampd.edge.shares import READERS
 from ampd.protocol.local import LINE_LIMIT
 
+_PATIENCE = 10  # seconds until a caller that nobody gives up fails its test
 STOPPING = "the daemon is stopping: this was not begun"
 
 
@@ -145,7 +147,10 @@ async def test_a_payload_over_the_limit_is_refused_before_anything_is_done_for_i
 # Z8: what was not taken yet
 
 
-async def test_z8_whoever_does_not_take_large_answers_gives_way_and_no_other(here, alice):
+@pytest.mark.parametrize("batch", [True, False])
+async def test_z8_sh3_whoever_does_not_take_large_answers_gives_way_and_no_other(
+    here, alice, batch
+):
     here.local._methods.shares.answers = LineBudget(most=1_000_000)
     bob = here.node.agents.named("bob")
     for agent, name in ((alice, "alice"), (bob, "bob")):
@@ -155,13 +160,61 @@ async def test_z8_whoever_does_not_take_large_answers_gives_way_and_no_other(her
     async with here.client("bob") as reader:
         deaf = [Client(await here.raw("alice")) for _ in range(3)]
         for client in deaf:
-            await client.say(many)
-        while here.local._connections["alice"] == 3:
-            await trio.lowlevel.checkpoint()
+            for document in [many] if batch else many:
+                await client.say(document)
+        with trio.fail_after(_PATIENCE):
+            while here.local._connections["alice"] == 3:
+                await trio.lowlevel.checkpoint()
         assert len((await reader.get("message.get", ids=[1, 2, 3, 4, 5]))["messages"]) == 5
         for client in deaf:
             with suppress(trio.BrokenResourceError):
                 await client.stream.aclose()
+
+
+# SH1, SH2: memory, and the loop
+
+
+async def test_sh1_of_one_agent_few_requests_have_mail_in_memory_and_nobody_else_waits(here):
+    alices = here.local._methods.shares.readers("alice")
+    async with here.client("alice") as client, here.client("bob") as other:
+        for borrower in range(READERS):
+            alices.acquire_on_behalf_of_nowait(borrower)
+        await client.say(request(1, "message.list"))
+        assert (await other.get("message.list"))["total"] == 0
+        assert alices.statistics().tasks_waiting == 1
+        alices.release_on_behalf_of(0)
+        assert (await client.hear())["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("message.get", {"ids": [1]}), ("message.list", {}), ("message.thread", {"id": 1}),
+        ("message.wait", {}), ("inbox.subscribe", {"after": 0}),
+    ],
+)  # fmt: skip
+async def test_sh1_everything_that_shows_mail_has_its_turn(here, alice, method, params):
+    await here.node.send(alice, "alice")
+    alices = here.local._methods.shares.readers("alice")
+    for borrower in range(READERS):
+        alices.acquire_on_behalf_of_nowait(borrower)
+    async with here.client("alice") as client:
+        await client.say(request(1, method, **params))
+        with trio.fail_after(_PATIENCE):
+            while not alices.statistics().tasks_waiting:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_sh2_one_long_line_of_an_agent_is_read_at_a_time(here):
+    line = json.dumps(request(1, "system.hello")).encode() + b" " * 100_000 + b"\n"
+    async with here.client("alice") as client, here.client("bob") as other:
+        async with here.local._methods.shares.long_line("alice"):
+            await client.say(line)
+            await other.say(line)
+            assert (await other.hear())["id"] == 1
+            await wait_all_tasks_blocked()
+            await client.say(request(2, "system.hello"))
+        assert [(await client.hear())["id"] for _ in range(2)] == [1, 2]
 
 
 # U7: sends of one agent do not wait for those of another
