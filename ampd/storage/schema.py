@@ -93,6 +93,7 @@ CREATE INDEX deliveries_changed ON deliveries(changed) WHERE changed > 0;
 CREATE INDEX outbox_key ON outbox(key);
 CREATE INDEX outbox_expires ON outbox(expires);
 CREATE INDEX cards_address ON cards(address);
+CREATE INDEX contacts_key ON contacts(key);
 INSERT INTO sqlite_stat1 VALUES
     ('messages', 'messages_id', '1000000 1'),
     ('messages', 'messages_tail', '1000000 1'),
