@@ -5,6 +5,8 @@ S1  A subscriber is given, in order, what its cursor has not seen: `after` a num
 S2  One that does not read for WRITE_WITHIN seconds (connection.py) is dropped, holds up nobody,
     and loses nothing: it subscribes again with the last number it saw.
 S3  A message that cannot be shown hides no other.
+S4  A number that the mailbox does not have yet is of one that was lost since, by a backup that was
+    put back: what comes from now on is pushed, and not only what comes after that number.
 """
 
 import logging
@@ -58,7 +60,7 @@ class Subscriptions:
         name = f"{agent.name}-{self._count}"
         self._scopes[name] = trio.CancelScope()
         cursor = self._rooms.tracking.cursor()
-        start = last if after is None else after
+        start = last if after is None else min(after, last)  # S4
         nursery.start_soon(self._push, name, agent, start, cursor)
         return {"subscription": name, "last": last}
 

@@ -343,6 +343,16 @@ async def test_s1_after_a_number_what_came_since_is_pushed_first_and_in_order(he
         assert pushed[0]["state"] == "unread", "a push is no reading"
 
 
+async def test_s4_who_is_ahead_of_a_mailbox_that_was_put_back_has_what_comes_from_now_on(here):
+    async with here.client() as client:
+        await client.get("message.send", to=["alice"], text="kept by the backup")
+        assert (await client.get("inbox.subscribe", after=100))["last"] == 1
+        await client.say(request("s", "message.send", to=["alice"], text="the next one"))
+        while (document := await client.hear()).get("method") != "message.new":
+            pass
+        assert document["params"]["body"] == "the next one"
+
+
 async def test_s1_how_sent_mail_fares_is_pushed_too(here):
     await here.node.agent("bob")
     async with here.client(acting="alice") as client, here.client(acting="bob") as reader:
