@@ -348,8 +348,9 @@ async def test_s4_who_is_ahead_of_a_mailbox_that_was_put_back_has_what_comes_fro
         await client.get("message.send", to=["alice"], text="kept by the backup")
         assert (await client.get("inbox.subscribe", after=100))["last"] == 1
         await client.say(request("s", "message.send", to=["alice"], text="the next one"))
-        while (document := await client.hear()).get("method") != "message.new":
-            pass
+        with trio.fail_after(10):
+            while (document := await client.hear()).get("method") != "message.new":
+                pass
         assert document["params"]["body"] == "the next one"
 
 
