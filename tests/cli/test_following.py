@@ -57,6 +57,17 @@ def test_watch_goes_on_after_the_last_number_when_the_connection_breaks(daemon, 
     assert "trying again" in process.stderr.readline()
 
 
+def test_watch_shows_what_comes_to_an_older_mailbox_that_was_put_back(daemon, watching):
+    process = watching("--json")
+    daemon.push("message.new", {"message": daemon.message(), "number": 100})
+    process.stdout.readline()
+    daemon.drop_everybody()
+    daemon.subscribed.wait(30)
+    again = daemon.message()
+    daemon.push("message.new", {"message": again, "number": 2})
+    assert json.loads(process.stdout.readline()) == again
+
+
 def test_watch_shows_a_message_as_read_does(daemon, watching):
     process = watching()
     daemon.push("message.new", daemon.message(content="\x1b[2Jhi"))
@@ -69,7 +80,26 @@ def test_wait_prints_what_came(amp, daemon):
     daemon.results["message.wait"] = {"messages": [daemon.message()]}
     said = amp("wait", "--from", "bob", "--timeout", "5m")
     assert "subject: Subject 1" in said.out
-    assert daemon.asked[-1][2] == {"from": "bob", "timeout_s": 300.0}
+    (waited,) = [asked for asked in daemon.asked if asked[1] == "message.wait"]
+    assert waited[2] == {"peek": True, "from": "bob", "timeout_s": 300.0}
+
+
+def test_wait_marks_what_it_shows_and_not_before(amp, daemon):
+    message = daemon.message()
+    daemon.results["message.wait"] = {"messages": [message]}
+    daemon.hang_up_before += ["message.wait"]  # as if the answer was lost: nothing is marked
+    assert "subject: Subject 1" in amp("wait").out
+    methods = [asked[1] for asked in daemon.asked if "system" not in asked[1]]
+    assert methods == ["message.wait", "message.get"], "the one that was lost was not marked"
+    assert daemon.asked[-1][1:] == ("message.get", {"ids": [message["id"]]})
+
+
+def test_wait_has_shown_it_also_if_it_cannot_be_marked(amp, daemon):
+    daemon.results["message.wait"] = {"messages": [daemon.message()]}
+    daemon.hang_up_before += 9 * ["message.get"]
+    said = amp("wait")
+    assert (said.code, said.err) == (0, "")
+    assert "subject: Subject 1" in said.out
 
 
 def test_wait_that_ends_without_a_message_exits_6(amp, daemon):

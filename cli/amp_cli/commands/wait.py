@@ -3,9 +3,13 @@
 Both go on when the daemon restarts. `watch` subscribes again after the last number it showed, so
 nothing is missed and nothing comes twice; `wait` asks again, for what is left of its time. A daemon
 that was told to stop is waited for as long as it takes; one that cannot be started, for _GONE_FOR.
+
+What `wait` shows is marked read once it was shown: an answer that is lost on its way is asked for
+again, and a message may rather be shown twice than never.
 """
 
 import time
+from contextlib import suppress
 
 from amp_cli.arguments import Arguments, Command, Option
 from amp_cli.client import ANSWER_WITHIN, Client, Lost
@@ -20,7 +24,7 @@ _LONGEST_PAUSE = 5.0
 
 
 def wait(arguments: Arguments, client: Client, out: Output) -> int:
-    params: dict[str, object] = {}
+    params: dict[str, object] = {"peek": True}
     for option in ("from", "thread"):
         if value := arguments.text(f"--{option}"):
             params[option] = value
@@ -41,6 +45,9 @@ def wait(arguments: Arguments, client: Client, out: Output) -> int:
     else:
         for message in found.each("messages"):
             show(message, out)
+    out.flush()
+    with suppress(Lost, NoDaemon):  # then it is unread, and comes again
+        client.ask("message.get", {"ids": [each.text("id") for each in found.each("messages")]})
     return 0
 
 
@@ -94,6 +101,7 @@ def watch(_arguments: Arguments, client: Client, out: Output) -> int:
             if last is None:
                 last = subscribed.number("last")
                 out.note("amp: watching")  # what is sent from now on is shown
+            last = min(last, subscribed.number("last"))  # less: an older mailbox was put back
             patience.is_there()
             while True:
                 last = _show(connection.notification(None), out, last)
