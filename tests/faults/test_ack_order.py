@@ -81,7 +81,7 @@ def test_p1_a_segment_is_in_its_folder_before_an_answer_relies_on_it(work):
         if call.name == "openat" and "/journal/" in call.text and "O_CREAT" in call.text
         and ".log" in call.text
     ]  # fmt: skip
-    assert len(made) > 3
+    assert len(made) > 1  # how many depends on how much came together
     answers = [call for call in found if '\\"delivered\\"' in call.text and call.name == "sendto"]
     for call in made:
         answer = next((each.began for each in answers if each.began > call.ended), call.ended)
