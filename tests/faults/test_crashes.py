@@ -22,7 +22,7 @@ def unharmed(harness):
 
 
 def test_p1_nothing_is_lost_or_doubled_when_it_is_killed_at_work(work):
-    assert unharmed(crash_harness.run(work, 11, 40, ("kill",)))
+    assert unharmed(crash_harness.run(work, 11, 24, ("kill",)))
 
 
 def test_p1_nothing_is_lost_when_it_is_killed_again_and_again_while_it_recovers(work):
@@ -31,7 +31,7 @@ def test_p1_nothing_is_lost_when_it_is_killed_again_and_again_while_it_recovers(
 
 @needs_strace
 def test_p1_nothing_is_lost_when_it_is_killed_right_before_a_sync(work):
-    assert unharmed(crash_harness.run(work, 13, 6, ("sync",)))
+    assert unharmed(crash_harness.run(work, 13, 4, ("sync",)))
 
 
 @needs_strace
