@@ -2,7 +2,7 @@
 
 S1  A subscriber is given, in order, what its cursor has not seen: `after` a number, else from
     now on. Nothing is kept for it here: it is read from the store when its turn comes.
-S2  One that does not read for WRITE_WITHIN seconds (connection.py) is dropped, holds up nobody,
+S2  One that does not read for WRITE_WITHIN seconds (answers.py) is dropped, holds up nobody,
     and loses nothing: it subscribes again with the last number it saw.
 S3  A message that cannot be shown hides no other.
 S4  A number that the mailbox does not have yet is of one that was lost since, by a backup that was

@@ -59,7 +59,7 @@ GROUPS = {
         "daemon": ("daemon", "start, stop, restart, status, log, install"),
         "doctor": ("doctor", "what is wrong, and what mends it"),
         "check": ("check", "verify journal, index and signatures"),
-        "demo": ("demo", "two nodes on this machine, shown at work"),
+        "demo": ("demo", "two nodes and a relay on this machine, shown at work"),
     },
 }
 _WITH_VERBS = (

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from ampd.edge.http.words import HttpRefused
 
-MOST: Final = 256 << 20  # bytes: ten of the largest attachments, or 150 of the largest messages
+MOST: Final = 256 << 20  # bytes: 150 of the largest messages
 SMALL: Final = 64 << 10  # bytes: five hundred connections hold 32 MiB of these
 
 
